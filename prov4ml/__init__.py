@@ -1,0 +1,88 @@
+"""prov4ml records where a trained model came from, as W3C PROV.
+
+    import prov4ml
+
+    prov4ml.start_run("digits")
+    prov4ml.log_param("lr", 0.001)
+    prov4ml.log_metric("loss", 0.5, context="training", step=1)
+    prov4ml.end_run()
+
+The calls are in ``prov4ml.current``; importing this package imports nothing else until one of
+them is used.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from prov4ml.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from prov4ml.current import (
+        Context,
+        Run,
+        active_run,
+        context,
+        end_run,
+        get_artifacts_dir,
+        get_run_dir,
+        log_artifact,
+        log_dataset,
+        log_metric,
+        log_metrics,
+        log_model,
+        log_param,
+        log_params,
+        save_model_version,
+        set_tag,
+        start_run,
+    )
+    from prov4ml.errors import MissingExtra, SinkError, UsageError, WireError
+
+__all__ = [
+    "Context",
+    "MissingExtra",
+    "Run",
+    "SinkError",
+    "UsageError",
+    "WireError",
+    "__version__",
+    "active_run",
+    "context",
+    "end_run",
+    "get_artifacts_dir",
+    "get_run_dir",
+    "log_artifact",
+    "log_dataset",
+    "log_metric",
+    "log_metrics",
+    "log_model",
+    "log_param",
+    "log_params",
+    "save_model_version",
+    "set_tag",
+    "start_run",
+]
+
+_ERRORS = ("MissingExtra", "SinkError", "UsageError", "WireError")
+
+
+def __getattr__(name: str) -> Any:
+    """Import the calls at the first use (PEP 562); from then on they are plain attributes."""
+    if sys.platform == "win32" and name == "start_run":
+        from prov4ml.errors import UsageError
+
+        raise UsageError("prov4ml records on Linux; on Windows it can only be imported")
+    if name not in __all__:
+        raise AttributeError(f"module 'prov4ml' has no attribute {name!r}")
+    if name in _ERRORS:
+        from prov4ml import errors as source
+    else:
+        from prov4ml import current as source  # type: ignore[no-redef]
+    value = globals()[name] = getattr(source, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

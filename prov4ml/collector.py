@@ -1,0 +1,531 @@
+"""The collector: receive, append, sync, ack; then fold and publish, run by run.
+
+The receiving thread does nothing else: a batch is appended to its run's event log, logs are
+synced in groups, and only then acked.  Each run has a publishing thread that follows its log
+(``publish.Publisher``), so that rendering never holds an ack back.  Liveness is judged by pid
+and start time on the same host, never by a lease there.
+
+A frame that is no message of ours is counted and dropped; the collector stays up.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from prov4ml import events as ev
+from prov4ml import process, spool, wire
+from prov4ml.errors import FormatError, UsageError, WireError
+from prov4ml.eventlog import EventLog
+from prov4ml.publish import Publisher
+from prov4ml.recovery import orphans
+from prov4ml.salvage import append_journals
+from prov4ml.talk import log
+from prov4ml.transport import Server
+from prov4ml.witness import VANISHED, Sight, Witness, of_return_code
+
+__all__ = ["Collector", "Progress"]
+
+
+_GROUP: Final = 0.05  # s that a sync may wait for more
+_LOOK: Final = 1.0  # s between looks at who lives
+_LEASE: Final = 60.0  # s after which a run without living ranks is over
+_IDLE: Final = 2.0  # s without work after which an automatic collector ends
+
+_OURS: Final = frozenset(
+    ("events", "artifacts", "metrics", "run.json", "undelivered", "series.parquet", "ranks.parquet")
+)
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """What a progress line shows."""
+
+    events: int
+    alive: int
+    runs: tuple[str, ...]
+    last: tuple[tuple[str, float], ...]  # the series heard of last, and their last values
+
+
+class _Client(msgspec.Struct):
+    """A producer that said hello."""
+
+    hello: wire.Hello
+    witness: Witness | None  # None: it is on another host
+
+
+class _Run:
+    """An open run: its log, its clients, and the thread that publishes it."""
+
+    def __init__(
+        self,
+        run: str,
+        directory: Path,
+        results: Callable[[_Run], None],
+        options: Mapping[str, Mapping[str, object]],
+    ) -> None:
+        self.id = run
+        self.directory = directory
+        self.log = EventLog(directory / "events", run)
+        self.publisher = Publisher(self.log, directory, options)
+        self.clients: dict[bytes, _Client] = {}
+        self.waiting: dict[bytes, bytes] = {}  # producer: address of a client that is ending
+        self.unsynced: dict[bytes, bytes] = {}  # producer: address to ack
+        self.dirty = False
+        self.first_unsynced = 0.0
+        self.rewound: dict[bytes, tuple[int, float]] = {}
+        self.vanished: dict[bytes, float] = {}  # producer: when it was first seen dead
+        self.buried: set[bytes] = set()
+        self.last_alive = time.monotonic()
+        self.stopping = False
+        self._results = results
+        self._more = threading.Event()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._publish, name=f"prov4ml-{run}", daemon=True)
+        self._thread.start()
+
+    def notify(self) -> None:
+        self._more.set()
+
+    def give_up(self) -> None:
+        """No rank lives any more: close with what there is."""
+        self._over.set()
+        self._more.set()
+
+    @property
+    def packing(self) -> bool:
+        """Whether the publishing thread still works."""
+        return self._thread.is_alive()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the publishing thread."""
+        self._thread.join(timeout)
+
+    def abandon(self, timeout: float) -> None:
+        """The collector ends before the run does."""
+        self.stopping = True
+        self._more.set()
+        self._thread.join(timeout)
+
+    def _awaited(self) -> bool:
+        """Whether a client said hello of whom the log holds nothing yet: a new attempt's first."""
+        known = self.publisher.state.producers
+        return any(
+            p not in self.buried and (p not in known or known[p].started is None)
+            for p in list(self.clients)
+        )
+
+    def _publish(self) -> None:
+        while True:
+            self._more.wait(0.5)
+            self._more.clear()
+            try:
+                if self.stopping:
+                    self.publisher.abandon()
+                    return
+                self.publisher.follow()
+                if (self.publisher.complete and not self._awaited()) or self._over.is_set():
+                    self.publisher.close()
+                    self._results(self)
+                    self.publisher.pack()
+                    return
+                self.publisher.snapshot()
+                self._results(self)
+            except Exception as error:  # a full disk, say: the log goes on
+                log.warning("%s: %s: %s", self.directory.name, type(error).__name__, error)
+                time.sleep(1.0)
+
+
+class Collector:
+    """Serves until ``stop`` is set, or until its kind's end is reached.
+
+    ``automatic``: ends 2 s after the last client that said hello is gone and all runs are
+    closed.  ``once``: ends when the runs that came have closed.  ``options``: of sinks; they win
+    over those that runs bring.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        automatic: bool = False,
+        once: bool = False,
+        progress: Callable[[Progress], None] | None = None,
+        options: Mapping[str, Mapping[str, object]] | None = None,
+    ) -> None:
+        self._server = Server(address)
+        self.address = self._server.address
+        self.stop = threading.Event()
+        self.events = 0
+        self.malformed = 0
+        self.waited: dict[int, int] = {}  # pid: how our own child ended (as subprocess has it)
+        self.untold: list[tuple[Path, wire.Closed]] = []  # closed, and no client heard it
+        self._automatic = automatic
+        self._once = once
+        self._progress = progress
+        self._options = options or {}
+        self._runs: dict[str, _Run] = {}
+        self._packing: list[_Run] = []  # closed, their logs being compressed
+        self._closed: dict[str, wire.Closed] = {}
+        self._known: set[tuple[int, int, str]] = set()  # (pid, start, boot) of all who said hello
+        self._results: queue.SimpleQueue[_Run] = queue.SimpleQueue()
+        self._finishing = False
+        self._job: str | None = None
+        self._looked = 0.0
+        self._idle_since: float | None = None
+        self._began = time.monotonic()
+
+    def once_idle(self, job: str) -> None:
+        """End as soon as no run of the job is open or left behind; from any thread."""
+        self._job = job
+        self._once = True
+        self._finishing = True
+        self._server.wake()
+
+    # ------------------------------------------------------------------------------ loop
+
+    def serve(self) -> None:
+        """Blocks until the end; then drains, closes what is over and lets go of the rest."""
+        try:
+            while not self._over():
+                self._step()
+            until = time.monotonic() + 0.2
+            while time.monotonic() < until:  # what is already on the way
+                self._step()
+        finally:
+            for run in list(self._runs.values()):
+                run.log.sync()
+                run.abandon(10.0)
+            for run in self._packing:
+                run.join(30.0)
+            self._server.close()
+
+    def _step(self) -> None:
+        busy = any(run.dirty for run in self._runs.values())
+        for address, frames in self._server.receive(0.005 if busy else 0.1):
+            try:
+                self._take(address, frames)
+            except WireError as error:
+                self._drop(str(error))
+            except OSError as error:  # a full disk: not acked, so the producer sends it again
+                log.warning("cannot write an event log: %s", error)
+            except Exception as error:  # whatever one peer sent, the others go on
+                self._drop(f"{type(error).__name__}: {error}")
+        now = time.monotonic()
+        for run in self._runs.values():
+            if run.dirty and (run.waiting or now - run.first_unsynced > _GROUP):
+                self._guarded(self._sync, run)
+        self._hear_results()
+        if now - self._looked > _LOOK:
+            self._looked = now
+            for run in list(self._runs.values()):
+                self._guarded(self._look, run)
+            if self._progress is not None:
+                self._progress(self._shown())
+
+    def _drop(self, why: str) -> None:
+        """Count a message that is none of ours; said seldom enough for a flood."""
+        self.malformed += 1
+        if self.malformed & (self.malformed - 1) == 0:  # the 1st, 2nd, 4th, 8th ...
+            log.warning("dropped a malformed message, %d by now: %s", self.malformed, why[:500])
+
+    @staticmethod
+    def _guarded(action: Callable[[_Run], None], run: _Run) -> None:
+        """A disk that is full for one run stops no other."""
+        try:
+            action(run)
+        except OSError as error:
+            log.warning("%s: %s", run.directory, error)
+
+    def _over(self) -> bool:
+        if self.stop.is_set():
+            return True
+        if self._runs or not (
+            self._automatic or (self._once and (self._closed or self._finishing))
+        ):
+            self._idle_since = None
+            return False
+        if self._once:
+            return not (self._finishing and self._adopt())
+        self._known = {who for who in self._known if process.alive(*who)}
+        now = time.monotonic()
+        if self._known or now - self._began < 5.0:
+            self._idle_since = None
+            return False
+        if self._idle_since is None:
+            self._idle_since = now
+        return now - self._idle_since > _IDLE and not self._adopt()
+
+    def _adopt(self) -> bool:
+        """Take up runs whose processes died before they could say hello; whether there are any."""
+        found = False
+        for orphan in orphans(spool.roots(os.environ)):
+            if self._job not in (None, orphan.job):
+                continue
+            try:
+                run = _Run(orphan.run, orphan.directory, self._result, self._options)
+            except (OSError, UsageError, FormatError) as error:
+                log.warning("%s: %s", orphan.directory, error)
+                continue
+            found = True
+            self._runs[orphan.run] = run
+            append_journals(run.log, spool.roots(os.environ), orphan.run, remove=True)
+            for producer, pid in orphan.producers.items():
+                if pid in self.waited:
+                    seen = of_return_code(self.waited[pid], "waited")
+                else:
+                    seen = VANISHED
+                self._tell_end(run, producer, seen)
+            run.log.sync()
+            run.notify()
+        return found
+
+    # -------------------------------------------------------------------------- messages
+
+    def _take(self, address: bytes, frames: list[bytes]) -> None:
+        if not frames:
+            raise WireError("an empty message")
+        request = wire.decode_request(frames[0])
+        if isinstance(request, wire.Hello):
+            self._welcome(address, request)
+        elif len(frames) != 2:
+            raise WireError(f"a batch with {len(frames)} frames")
+        else:
+            self._append(address, request, frames[1])
+
+    def _welcome(self, address: bytes, hello: wire.Hello) -> None:
+        if hello.protocol != wire.PROTOCOL or hello.event_format != ev.EVENT_FORMAT:
+            reason = (
+                f"prov4ml {hello.version} speaks protocol {hello.protocol}, the collector "
+                f"{wire.PROTOCOL}: pip install -U prov4ml on both sides"
+            )
+            self._refuse(address, hello, reason)
+            return
+        if not _sound(hello):
+            self._refuse(address, hello, f"run {hello.run[:40]!r} is no UUID, or a number is none")
+            return
+        run = self._runs.get(hello.run)
+        if run is None:
+            closed = self._closed.get(hello.run)
+            if closed is not None and hello.ending:
+                self._server.send(address, wire.encode(closed))
+                return
+            try:
+                run = self._open(hello)
+            except (OSError, UsageError, FormatError) as error:
+                self._refuse(address, hello, f"{hello.directory}: {error}")
+                return
+        if hello.producer not in run.clients:
+            here = hello.host == process.hostname() and hello.boot_id == process.boot_id()
+            watched = Witness(hello.pid, hello.pid_start, hello.boot_id) if here else None
+            run.clients[hello.producer] = _Client(hello, watched)
+            if here:
+                self._known.add((hello.pid, hello.pid_start, hello.boot_id))
+        run.last_alive = time.monotonic()
+        if hello.ending:
+            run.waiting[hello.producer] = address
+            run.notify()
+        expected = run.log.next.get(hello.producer, 0)
+        self._server.send(address, wire.encode(wire.Welcome(hello.producer, expected)))
+
+    def _refuse(self, address: bytes, hello: wire.Hello, reason: str) -> None:
+        self._server.send(address, wire.encode(wire.Refused(hello.producer, reason)))
+
+    def _open(self, hello: wire.Hello) -> _Run:
+        directory = Path(hello.directory)
+        if "\0" in hello.directory or not directory.is_absolute() or not directory.is_dir():
+            raise UsageError("is no folder here")
+        if hello.uid != os.getuid() or directory.stat().st_uid != os.getuid():
+            raise UsageError("belongs to another user")
+        foreign = [
+            name
+            for name in os.listdir(directory)
+            if name not in _OURS and not name.startswith((".", "prov."))
+        ]
+        if foreign and not (directory / "events").is_dir():
+            raise UsageError(f"is no run directory: it holds {foreign[0]!r}")
+        run = _Run(hello.run, directory, self._result, self._options)
+        append_journals(run.log, spool.roots(os.environ), run.id, remove=True)
+        self._runs[hello.run] = run
+        self._closed.pop(hello.run, None)
+        return run
+
+    def _append(self, address: bytes, batch: wire.Batch, data: bytes) -> None:
+        if len(data) > wire.MAX_BATCH:
+            raise WireError(f"a batch of {len(data):,} bytes")
+        if not (0 <= batch.count <= len(data) and 0 <= batch.first < 1 << 62):
+            raise WireError(f"{batch.count:,} events from {batch.first:,} on")
+        run = self._runs.get(batch.run)
+        if run is None or batch.producer not in run.clients:
+            return  # from before we were here: its hello comes soon
+        expected = run.log.next.get(batch.producer, 0)
+        first, count = batch.first, batch.count
+        if count:
+            if first - batch.lost > expected:
+                self._rewind(run, address, batch.producer, expected)
+                return
+            if first + count <= expected:
+                run.unsynced[batch.producer] = address
+                self._mark(run)
+                return
+            if first < expected:
+                data = wire.cut(data, expected - first)
+                count -= expected - first
+                first = expected
+        run.log.append(batch.producer, first, count, data)
+        self.events += count
+        run.unsynced[batch.producer] = address
+        self._mark(run)
+
+    def _mark(self, run: _Run) -> None:
+        if not run.dirty:
+            run.dirty = True
+            run.first_unsynced = time.monotonic()
+
+    def _rewind(self, run: _Run, address: bytes, producer: bytes, expected: int) -> None:
+        """Ask once for what is missing, however many batches behind the gap come in."""
+        now = time.monotonic()
+        before = run.rewound.get(producer)
+        if before is None or before[0] != expected or now - before[1] > 1.0:
+            run.rewound[producer] = (expected, now)
+            self._server.send(address, wire.encode(wire.Ack(producer, expected, True)))
+
+    def _sync(self, run: _Run) -> None:
+        run.log.sync()
+        run.dirty = False
+        for producer, address in run.unsynced.items():
+            expected = run.log.next.get(producer, 0)
+            self._server.send(address, wire.encode(wire.Ack(producer, expected)))
+        run.unsynced.clear()
+        run.notify()
+
+    # --------------------------------------------------------------------------- results
+
+    def _result(self, run: _Run) -> None:
+        """From a publishing thread: there is something to tell."""
+        self._results.put(run)
+        self._server.wake()
+
+    def _hear_results(self) -> None:
+        while not self._results.empty():
+            run = self._results.get()
+            last = run.publisher.closed
+            if last is not None:
+                self._tell(run, last)
+                self._closed[run.id] = last
+                if len(self._closed) > 10_000:
+                    self._closed.pop(next(iter(self._closed)))
+                if not run.waiting:  # else a client says it
+                    self.untold.append((run.directory, last))
+                    del self.untold[:-1000]
+                self._runs.pop(run.id, None)
+                for client in run.clients.values():
+                    if client.witness is not None:
+                        client.witness.close()
+                self._packing = [r for r in self._packing if r.packing] + [run]
+                continue
+            for producer, address in list(run.waiting.items()):
+                known = run.publisher.state.producers.get(producer)
+                others = [p for p in self._living(run) if p != producer]
+                if known is not None and known.ended is not None and others:
+                    del run.waiting[producer]
+                    self._server.send(address, wire.encode(wire.Closed(run.id, False)))
+
+    def _tell(self, run: _Run, last: wire.Closed) -> None:
+        """The last rank to leave hears of the documents, the others that they may go."""
+
+        def left(producer: bytes) -> tuple[int, bytes]:
+            known = run.publisher.state.producers.get(producer)
+            return (known.ended.time if known and known.ended else 0, producer)
+
+        for place, producer in enumerate(sorted(run.waiting, key=left), 1):
+            word = last if place == len(run.waiting) else wire.Closed(run.id, False)
+            self._server.send(run.waiting[producer], wire.encode(word))
+
+    def _living(self, run: _Run) -> list[bytes]:
+        """Producers that have not ended and are not known to be dead."""
+        ends = run.publisher.state
+        return [
+            producer
+            for producer in run.clients
+            if producer not in run.waiting
+            and producer not in ends.ends
+            and ((known := ends.producers.get(producer)) is None or known.ended is None)
+        ]
+
+    # -------------------------------------------------------------------------- liveness
+
+    def _look(self, run: _Run) -> None:
+        """Who of the run still lives?  Take up what the dead have left in the spool."""
+        now = time.monotonic()
+        living = False
+        for producer, client in run.clients.items():
+            if client.witness is None:
+                living = True  # other hosts: leases come with relays
+            elif client.witness.alive():
+                known = run.publisher.state.producers.get(producer)
+                living = living or known is None or known.ended is None
+            elif producer not in run.buried:
+                gone = run.vanished.setdefault(producer, now)
+                if client.witness.settled(now - gone) or client.hello.pid in self.waited:
+                    run.buried.add(producer)
+                    self._bury(run, producer, client.hello, client.witness)
+        if living:
+            run.last_alive = now
+        elif now - run.last_alive > _LEASE:
+            run.give_up()
+
+    def _bury(self, run: _Run, producer: bytes, hello: wire.Hello, watched: Witness) -> None:
+        """A process of this host is gone: append what its journal still holds, tell its end."""
+        append_journals(run.log, spool.roots(os.environ), run.id, remove=True)
+        seen = watched.tell()
+        if hello.pid in self.waited:
+            seen = of_return_code(self.waited[hello.pid], "waited")
+        watched.close()
+        run.log.sync()
+        known = run.publisher.state.producers.get(producer)
+        if known is not None and known.ended is not None:
+            return  # it has said so itself
+        self._tell_end(run, producer, seen)
+        run.log.sync()
+        run.notify()
+
+    @staticmethod
+    def _tell_end(run: _Run, producer: bytes, seen: Sight) -> None:
+        run.publisher.rank_ended(
+            ev.RankEnded(
+                time.time_ns(), producer, seen.status, seen.known, seen.exit_code, seen.signal
+            )
+        )
+
+    def _shown(self) -> Progress:
+        last: dict[str, float] = {}
+        alive = 0
+        for run in self._runs.values():
+            alive += len(self._living(run))
+            for producer in list(run.publisher.state.producers.values()):
+                for series in list(producer.series.values())[-8:]:
+                    if series.last is not None:
+                        last["/".join((*series.context, series.name))] = series.last
+        names = tuple(run.directory.name for run in self._runs.values())
+        return Progress(self.events, alive, names, tuple(last.items())[-4:])
+
+
+def _sound(hello: wire.Hello) -> bool:
+    """Whether its values are what they stand for.
+
+    A run is a UUID in canonical form, the only spelling that names a folder of journals.
+    """
+    try:
+        canonical = str(uuid.UUID(hello.run)) == hello.run
+    except ValueError:
+        return False
+    numbers = 0 < hello.pid < 1 << 31 and 0 <= hello.pid_start < 1 << 63
+    return canonical and numbers and len(hello.producer) == 16

@@ -1,0 +1,147 @@
+"""Document sinks to files, and the manifest ``run.json``: what is known of a run, written whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from prov4ml import events as ev
+from prov4ml import model, overview, sink, state
+from prov4ml.provdm import Document, iso
+from prov4ml.talk import log
+
+__all__ = ["Written", "file_name", "manifest", "render", "write"]
+
+
+class Written(msgspec.Struct, frozen=True):
+    """What became of one sink's document."""
+
+    sink: str
+    path: str  # relative to the run directory
+    size: int | None  # bytes; None when it failed
+    error: str | None = None
+
+
+def document(of: state.RunState) -> Document:
+    """The document that sinks render: a pure function of the fold."""
+    return model.document(of, overview.picture(of))
+
+
+def file_name(kind: sink.SinkType, options: Mapping[str, Any]) -> str:
+    """``prov.<suffix>`` or the option ``path``, relative to the run directory."""
+    return str(options.get("path") or f"prov.{kind.suffix}")
+
+
+def render(
+    of: Document, name: str, options: Mapping[str, Any], directory: Path
+) -> tuple[Path, int]:
+    """Write one document.  Raises whatever the sink raises, and leaves an older file alone."""
+    kind = sink.load(name)
+    own = {key: value for key, value in options.items() if key != "path"}
+    path = directory / file_name(kind, options)
+    return path, sink.write_atomically(path, kind(**own).render(of))
+
+
+def write(of: state.RunState, directory: Path, names: Iterable[str] | None = None) -> list[Written]:
+    """Write the documents of a run; a sink that fails is told and stops nobody."""
+    chosen, options = state.sinks(of)
+    shown = document(of)
+    results: list[Written] = []
+    for name in chosen if names is None else names:
+        try:
+            if sink.is_stream(sink.load(name)):
+                continue
+            path, size = render(shown, name, options.get(name, {}), directory)
+        except Exception as error:  # a sink may raise anything
+            text = f"sink {name}: {type(error).__name__}: {error}"
+            log.warning("%s", text)
+            results.append(Written(name, "", None, text))
+        else:
+            results.append(Written(name, path.relative_to(directory).as_posix(), size))
+    return results
+
+
+def manifest(of: state.RunState, documents: Iterable[Written]) -> dict[str, Any]:
+    """What ``run.json`` holds, from the fold and what was written."""
+    ranks = list(state.ranks(of))
+    first = ranks[0].started if ranks else None
+    end = state.run_status(of)
+    everybody = state.clients(of)
+    sent = sum(state.sent(of, p) for p in everybody)
+    received = sum(p.received for p in everybody)
+    over = max((e.time for e in of.run_ended.values()), default=None)
+    starts = [p.started.time for p in ranks if p.started is not None]
+    return {
+        "format": 1,
+        "run": first.run if first else None,
+        "name": first.name if first else None,
+        "experiment": first.experiment if first else None,
+        "namespace": first.namespace if first else None,
+        "prov4ml": first.version if first else None,
+        "status": end.status,
+        "status_known_by": end.known,
+        "error": _error(end),
+        "started": iso(min(starts)) if starts else None,
+        "ended": None if end.time is None else iso(end.time),
+        "closed": None if over is None else iso(over),
+        "attempts": len(state.attempts(of)),
+        "accounting": {
+            "sent": sent,
+            "received": received,
+            "rejected": sum(sum(p.rejected.values()) for p in everybody),
+            "lost": sent - received,
+            "points": sum(p.points for p in everybody),
+        },
+        "ranks": [_rank(of, p, p.started) for p in ranks if p.started is not None],
+        "outputs": [
+            {"path": o.path, "sink": o.sink, "sha256": o.sha256, "size": o.size, "rows": o.rows}
+            for _, o in sorted(of.outputs.items())
+        ],
+        "documents": [
+            {"sink": w.sink, "path": w.path, "size": w.size} for w in documents if w.error is None
+        ],
+        "failures": [w.error for w in documents if w.error is not None]
+        + [f"sink {f.sink}: {f.error}" for _, f in sorted(of.failures.items())],
+    }
+
+
+def _rank(of: state.RunState, p: state.Producer, started: ev.Started) -> dict[str, Any]:
+    end = state.ended(of, p)
+    family = [p] + [
+        c for c in state.clients(of) if c.started is not None and c.started.parent == p.id
+    ]
+    sent = sum(state.sent(of, member) for member in family)
+    received = sum(member.received for member in family)
+    return {
+        "rank": started.rank,
+        "attempt": started.attempt,
+        "host": started.host,
+        "pid": started.pid,
+        "pid_start": started.pid_start,
+        "boot_id": started.boot_id,
+        "status": end.status,
+        "status_known_by": end.known,
+        "exit_code": end.exit_code,
+        "error": _error(end),
+        "started": iso(started.time),
+        "ended": None if end.time is None else iso(end.time),
+        "sent": sent,
+        "received": received,
+        "rejected": sum(sum(member.rejected.values()) for member in family),
+        "lost": sent - received,
+        "producers": [member.id.hex() for member in family],
+    }
+
+
+def _error(end: state.End) -> str | None:
+    if end.error_type is None:
+        return None
+    return f"{end.error_type}: {end.error_message}" if end.error_message else end.error_type
+
+
+def write_manifest(directory: Path, content: Mapping[str, Any]) -> None:
+    data = msgspec.json.format(msgspec.json.encode(content), indent=2)
+    sink.write_atomically(directory / "run.json", [data, b"\n"])

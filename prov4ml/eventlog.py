@@ -1,0 +1,304 @@
+"""The event log of a run: frames appended by one collector, read by anybody.
+
+    <run>/events/<number of the first frame, 12 digits>.log      open, or the last one
+    <run>/events/<number of the first frame, 12 digits>.log.gz   sealed and compressed
+
+A file is a 40-byte header and frames; a frame is a 36-byte head (length, crc32, producer,
+first sequence, count) and the batch as received.  Reading stops at the first bad frame of the
+last file; a bad frame earlier ends its file and is counted.  Frames are numbered through from
+0; cursors are frame numbers.  ``append`` may be called from several threads.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import os
+import struct
+import threading
+import uuid
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Final, cast
+
+import msgspec
+
+from prov4ml.errors import FormatError, UsageError
+
+__all__ = ["SEGMENT", "EventLog", "Frame", "Reader"]
+
+MAGIC: Final = b"P4MLLOG1"
+SEGMENT: Final = 64 << 20
+"""A file that has grown beyond this many bytes is sealed and a new one begun."""
+
+_HEADER: Final = struct.Struct("<8sII16sQ")  # magic, format, reserved, run, first frame
+_HEAD: Final = struct.Struct("<II16sQI")  # length, crc32 of the rest, producer, first, count
+_REST: Final = struct.Struct("<16sQI")
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """One batch of one producer (count 0: a series table)."""
+
+    number: int
+    producer: bytes
+    first: int
+    count: int
+    batch: bytes
+
+
+class EventLog:
+    """The writer.  Opening it continues an existing log and cuts a torn frame off its end.
+
+    ``frames`` counts the frames, ``synced`` those that a power cut leaves.
+    ``next`` holds the next sequence of each producer.  Raises ``UsageError`` while another
+    collector writes it.
+    """
+
+    def __init__(self, directory: Path, run: str) -> None:
+        self.directory = directory
+        self.run = run
+        self.next: dict[bytes, int] = {}
+        self.frames = 0
+        self.synced = 0
+        self._lock = threading.Lock()
+        directory.mkdir(parents=True, exist_ok=True)
+        self._guard = _lock(directory)
+        reader = Reader(directory)
+        for frame in reader:
+            self._count(frame.producer, frame.first, frame.count)
+        self.frames = self.synced = reader.number
+        files = _files(directory)
+        tail = files[-1] if files else None
+        if tail is not None and tail.suffix == ".log" and tail != reader.path:
+            tail.unlink()  # it died before its header was written
+            tail = reader.path
+        damaged = reader.damaged()
+        reader.close()
+        if tail is not None and damaged and _first(tail) == self.frames:
+            tail.rename(tail.with_name(tail.name + ".bad"))
+        if tail is None or reader.end is None or damaged:
+            self._begin()  # behind a bad frame nothing is written, and nothing removed
+            return
+        self._file: IO[bytes] = open(tail, "r+b", buffering=0)
+        self._file.truncate(reader.end)
+        self._file.seek(reader.end)
+        self._size = reader.end
+
+    def _count(self, producer: bytes, first: int, count: int) -> None:
+        if count:
+            self.next[producer] = max(self.next.get(producer, 0), first + count)
+
+    def _begin(self) -> None:
+        path = self.directory / f"{self.frames:012d}.log"
+        self._file = open(path, "xb", buffering=0)
+        header = _HEADER.pack(MAGIC, 1, 0, uuid.UUID(self.run).bytes, self.frames)
+        self._file.write(header)
+        self._size = len(header)
+
+    def append(self, producer: bytes, first: int, count: int, batch: bytes) -> int:
+        """Write one frame (not yet synced) and give back its number.  Raises ``OSError``."""
+        rest = _REST.pack(producer, first, count)
+        crc = zlib.crc32(batch, zlib.crc32(rest))
+        data = b"".join((struct.pack("<II", len(batch), crc), rest, batch))
+        with self._lock:
+            if self._size > SEGMENT:
+                self._turn()
+            try:
+                written = self._file.write(data)
+                if written != len(data):
+                    raise OSError(28, "the event log's disk is full")
+            except OSError:
+                self._file.truncate(self._size)  # a torn frame would hide all that follow
+                self._file.seek(self._size)
+                raise
+            self._size += len(data)
+            number = self.frames
+            self.frames += 1
+            self._count(producer, first, count)
+        return number
+
+    def _turn(self) -> None:
+        os.fdatasync(self._file.fileno())
+        self._file.close()
+        self._begin()
+
+    def sync(self) -> int:
+        """Make everything appended so far safe; gives back how many frames are."""
+        with self._lock:
+            frames, number = self.frames, self._file.fileno()
+            os.fdatasync(number)
+            self.synced = frames
+        return frames
+
+    def close(self) -> None:
+        with self._lock:
+            if not self._file.closed:
+                os.fdatasync(self._file.fileno())
+                self.synced = self.frames
+                self._file.close()
+                os.close(self._guard)  # lets the next writer in
+
+
+def _lock(directory: Path) -> int:
+    """One writer at a time; the lock goes with the process."""
+    fd = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise UsageError(f"another collector writes {directory}") from None
+    return fd
+
+
+def compress(directory: Path) -> None:
+    """Seal all files of a log that nobody writes any more."""
+    for path in _files(directory):
+        if path.suffix != ".log":
+            continue
+        sealed = path.with_name(path.name + ".gz")
+        beside = sealed.with_name(sealed.name + ".tmp")
+        with open(path, "rb") as source, open(beside, "wb") as raw:
+            with gzip.GzipFile("", "wb", 6, raw, mtime=0) as target:
+                while part := source.read(1 << 20):
+                    target.write(part)
+            raw.flush()
+            os.fsync(raw.fileno())
+        os.replace(beside, sealed)
+        path.unlink()
+
+
+class Reader:
+    """Reads frames from a cursor on, also of a log that is being written.
+
+    Iterating gives what is there and stops; iterating again goes on.  ``number`` is the next
+    frame.  ``path`` is the current file, ``end`` the offset behind its last good frame (None for
+    a compressed one).  ``bad`` lists the files that ended in a bad frame although others follow.
+    """
+
+    def __init__(self, directory: Path, frame: int = 0) -> None:
+        self.directory = directory
+        self.number = 0
+        self.bad: list[str] = []
+        self.end: int | None = None
+        self.path: Path | None = None
+        self._from = frame
+        self._file: IO[bytes] | None = None
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self.read()
+
+    def read(self, limit: int | None = None) -> Iterator[Frame]:
+        """Frames up to (not including) number ``limit``."""
+        while limit is None or self.number < limit:
+            if self._file is None and not self._open():
+                return
+            frame = self._next()
+            if frame is None:
+                if self._later() is None:
+                    return
+                frame = self._next()  # written between our look and the turn of files
+            if frame is None:
+                if not self._follow():
+                    return
+                continue
+            self.number += 1
+            if frame.number >= self._from:
+                yield frame
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _open(self) -> bool:
+        """Open the file that holds the frame wanted next (at first: the cursor's)."""
+        files = _files(self.directory)
+        if self.path is None:
+            files = [f for f in files if _first(f) <= self._from][-1:] or files[:1]
+        else:
+            files = [f for f in files if _first(f) > _first(self.path)][:1]
+        if not files:
+            return False
+        path = files[0]
+        file: IO[bytes] = cast(
+            "IO[bytes]", gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
+        )
+        header = _read(file, _HEADER.size)
+        if len(header) < _HEADER.size:
+            file.close()
+            return False
+        magic, version, _, _, first = _HEADER.unpack(header)
+        if magic != MAGIC or version != 1:
+            file.close()
+            raise FormatError(f"{path} is no event log of format 1")
+        self._file = file
+        self.path = path
+        self.number = first
+        self.end = _HEADER.size if path.suffix == ".log" else None
+        return True
+
+    def _next(self) -> Frame | None:
+        file = self._file
+        assert file is not None
+        head = _read(file, _HEAD.size)
+        if len(head) == _HEAD.size:
+            length, crc, producer, first, count = _HEAD.unpack(head)
+            batch = _read(file, length)
+            if len(batch) == length and zlib.crc32(batch, zlib.crc32(head[8:])) == crc:
+                if self.end is not None:
+                    self.end += len(head) + length
+                return Frame(self.number, producer, first, count, batch)
+        if self.end is not None:
+            file.seek(self.end)
+        return None
+
+    def damaged(self) -> bool:
+        """Whether a whole frame that is bad stands where reading stopped, not one cut short."""
+        file = self._file
+        if file is None or self.end is None:
+            return False
+        head = _read(file, _HEAD.size)
+        length = _HEAD.unpack(head)[0] if len(head) == _HEAD.size else 0
+        whole = any(head) and len(head) == _HEAD.size and len(_read(file, length)) == length
+        file.seek(self.end)
+        return whole
+
+    def _later(self) -> Path | None:
+        """The next file, when there is one: then the current one has ended."""
+        assert self.path is not None
+        return next((f for f in _files(self.directory) if _first(f) > _first(self.path)), None)
+
+    def _follow(self) -> bool:
+        """Go to the next file."""
+        assert self.path is not None
+        old, name, number, damaged = self._file, self.path.name, self.number, self.damaged()
+        assert old is not None
+        if not self._open():  # its header is just being written
+            return False
+        if damaged or self.number != number:
+            self.bad.append(name)
+        old.close()
+        return True
+
+
+def _read(file: IO[bytes], size: int) -> bytes:
+    """Up to ``size`` bytes; fewer where a file ends, or where compressed data is damaged."""
+    try:
+        return file.read(size)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        return b""
+
+
+def _files(directory: Path) -> list[Path]:
+    """The files of a log in order; a compressed one stands for its original."""
+    found: dict[int, Path] = {}
+    if directory.is_dir():
+        for path in sorted(directory.iterdir()):
+            if path.name.endswith((".log", ".log.gz")) and path.name[:12].isdigit():
+                found[_first(path)] = path  # ".log.gz" sorts behind ".log" and wins
+    return [found[number] for number in sorted(found)]
+
+
+def _first(path: Path) -> int:
+    return int(path.name[:12])

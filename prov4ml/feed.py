@@ -1,0 +1,148 @@
+"""A stream sink at work: its own thread, its own cursor into the event log.
+
+Nothing is queued for it; a slow one lags, one that raises is told once and stops nobody.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from prov4ml import events as ev
+from prov4ml import sink, wire
+from prov4ml.eventlog import EventLog, Frame, Reader
+from prov4ml.talk import log
+
+__all__ = ["Chunks", "Feed"]
+
+_FLUSH: Final = 1.0  # s
+
+
+class Chunks:
+    """Frames to chunks: knows every producer's rank and series, cuts overlaps."""
+
+    def __init__(self) -> None:
+        self._who: dict[bytes, tuple[int, int]] = {}
+        self._series: dict[bytes, dict[int, sink.SeriesKey]] = {}
+        self._next: dict[bytes, int] = {}
+
+    def take(self, frame: Frame) -> sink.Chunk | None:
+        """The chunk of a frame; None for a series table, or when everything in it was seen."""
+        series = self._series.setdefault(frame.producer, {})
+        if not frame.count:
+            for definition in wire.decode_table(frame.batch):
+                self._define(series, definition)
+            return None
+        first = max(frame.first, self._next.get(frame.producer, 0))
+        self._next[frame.producer] = max(first, frame.first + frame.count)
+        decoded = wire.decode_batch(frame.batch, frame.count)[first - frame.first :]
+        events = tuple(event for event in decoded if not isinstance(event, str))
+        for event in events:
+            if type(event) is ev.SeriesDefined:
+                self._define(series, event)
+            elif type(event) is ev.Started:
+                self._who[frame.producer] = (event.rank, event.attempt)
+        if not events:
+            return None
+        rank, attempt = self._who.get(frame.producer, (0, 0))
+        return sink.Chunk(
+            frame.producer, rank, attempt, frame.number, first, events, MappingProxyType(series)
+        )
+
+    @staticmethod
+    def _define(series: dict[int, sink.SeriesKey], d: ev.SeriesDefined) -> None:
+        series.setdefault(d.series, sink.SeriesKey(d.name, tuple(d.context), d.source))
+
+
+class Feed:
+    """Runs one stream sink from its cursor to the end of the run."""
+
+    def __init__(
+        self,
+        name: str,
+        target: sink.Target,
+        options: Mapping[str, Any],
+        log: EventLog,
+        emit: Callable[[ev.CollectorEvent], None],
+    ) -> None:
+        self.name = name
+        self.done = threading.Event()
+        self._target = target
+        self._options = options
+        self._log = log
+        self._emit = emit
+        self._last: int | None = None  # the frame to stop before
+        self._more = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"prov4ml-{name}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def notify(self) -> None:
+        """There is more in the log."""
+        self._more.set()
+
+    def finish(self) -> None:
+        """Take what is in the log now, then close."""
+        self._last = self._log.synced
+        self._more.set()
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception as error:  # a sink may raise anything
+            text = f"{type(error).__name__}: {error}"
+            log.warning("sink %s: %s", self.name, text)
+            self._emit(ev.SinkFailed(time.time_ns(), self.name, text))
+        finally:
+            self.done.set()
+
+    def _serve(self) -> None:
+        kind = sink.load(self.name)
+        made: sink.StreamSink = kind(self._target, self._options)
+        reader = Reader(self._log.directory)
+        chunks = Chunks()
+        cursor = self._target.frame
+        flushed = time.monotonic()
+        try:
+            while True:
+                last = self._last
+                for frame in reader.read(self._log.synced if last is None else last):
+                    chunk = chunks.take(frame)
+                    if chunk is not None and frame.number >= self._target.frame:
+                        made.write(chunk)
+                    if time.monotonic() - flushed > _FLUSH:
+                        flushed = time.monotonic()
+                        cursor = self._flush(made, cursor)
+                if last is not None:
+                    break
+                self._more.wait(_FLUSH)
+                self._more.clear()
+                if time.monotonic() - flushed > _FLUSH:
+                    flushed = time.monotonic()
+                    cursor = self._flush(made, cursor)
+        finally:
+            reader.close()
+            outputs = made.close()
+        for output in outputs:
+            self._emit(
+                ev.OutputSealed(
+                    time.time_ns(),
+                    self.name,
+                    output.path,
+                    output.sha256,
+                    output.size,
+                    output.rows,
+                )
+            )
+        self._emit(ev.SinkCursor(time.time_ns(), self.name, reader.number))
+
+    def _flush(self, made: sink.StreamSink, cursor: int) -> int:
+        safe = made.flush()
+        if safe > cursor:
+            self._emit(ev.SinkCursor(time.time_ns(), self.name, safe))
+            return safe
+        return cursor

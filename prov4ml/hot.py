@@ -1,0 +1,300 @@
+"""The metric call: check, encode, copy, commit; nothing else.
+
+``metric_logger`` makes the function that ``Run.log_metric`` is.  A point of a known series
+with a ``float`` value and an ``int`` or no step takes the short way: fixed-width msgpack
+behind a prebuilt prefix, packed straight into the mapped journal.  Everything else (first
+point of a series, other number types, ``timestamp=``) goes round once and checks its arguments
+one by one.  Neither way waits for a process, a network or a disk.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import math
+import operator
+import struct
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, Final
+
+import msgspec
+
+from prov4ml import segment as seg
+from prov4ml.errors import UsageError
+from prov4ml.events import Point, SeriesDefined
+from prov4ml.journal import WRITERS, Deferred, Journal
+from prov4ml.wire import MAX_RECORD
+
+__all__ = ["Clock", "context_path", "metric_logger", "scope"]
+
+Path = tuple[str, ...]
+
+scope: ContextVar[Path | None] = ContextVar("prov4ml.context", default=None)
+"""The context that calls inside ``with context(...)`` get by default."""
+
+_MAX_EXACT: Final = 1 << 53
+_MAX_KEY: Final = 16_384  # bytes of a key or a context name
+_SOURCE: Final = object()  # tells (source, context) from a path of two names
+
+# [tag, series, time, value, step]: array of 5, tag 3, uint32, int64, float64, int64 or nil
+_STEP: Final = struct.Struct(">8sqcdcq")
+_NO_STEP: Final = struct.Struct(">8sqcdc")
+_PREFIX: Final = b"\x95\x03\xce"
+_STEP_COMMIT: Final = (1 << 32) + _STEP.size
+_NO_STEP_COMMIT: Final = (1 << 32) + _NO_STEP.size
+
+
+class Clock:
+    """UTC in ns: the wall clock at the start plus monotonic time since."""
+
+    __slots__ = ("offset",)
+
+    def __init__(self) -> None:
+        self.offset = time.time_ns() - time.monotonic_ns()
+
+    def now(self) -> int:
+        return time.monotonic_ns() + self.offset
+
+
+def metric_logger(journal: Journal, clock: Clock) -> Callable[..., None]:
+    """The ``log_metric`` of a run that writes into ``journal``."""
+    series: dict[Any, dict[str, bytes]] = {}  # by context, or with the source; then by name
+    numbers: dict[tuple[str, Path, str | None], int] = {}
+    defined: set[int] = set()  # whose definition the journal holds
+    pending: dict[int, Deferred] = {}  # definitions that interrupted a writer
+    counter = itertools.count()
+    offset = clock.offset
+    now = time.monotonic_ns
+    pack, pack_short = _STEP.pack_into, _NO_STEP.pack_into
+    default = scope.get
+
+    def log_metric(
+        key: str,
+        value: Any,
+        context: Any = None,
+        step: int | None = None,
+        source: str | None = None,
+        timestamp: Any = None,
+    ) -> None:
+        if type(value) is not float or timestamp is not None:
+            careful(key, value, context, step, source, timestamp)
+            return
+        if context is None:
+            context = default()
+        try:
+            prefix = (series[context] if source is None else series[_SOURCE, source, context])[key]
+        except (KeyError, TypeError):
+            careful(key, value, context, step, source, None)
+            return
+        moment = now() + offset
+        if type(step) is int:
+            if journal.busy:
+                careful(key, value, context, step, source, None)
+                return
+            try:
+                journal.busy = True  # no call between the test and this
+                if journal.position <= journal.limit or journal.room(34):
+                    position = journal.position
+                    pack(journal.buffer, position, prefix, moment, b"\xcb", value, b"\xd3", step)  # type: ignore[arg-type]
+                    journal.position = position + 34
+                    journal.words[16] = journal.commit = journal.commit + _STEP_COMMIT  # type: ignore[index]
+            except struct.error:
+                raise UsageError(f"step {_shown(step)} does not fit into 64 bits") from None
+            finally:
+                journal.busy = False
+                if journal.deferred:
+                    journal.drain()
+        elif step is None:
+            if journal.busy:
+                careful(key, value, context, step, source, None)
+                return
+            try:
+                journal.busy = True
+                if journal.position <= journal.limit or journal.room(26):
+                    position = journal.position
+                    pack_short(journal.buffer, position, prefix, moment, b"\xcb", value, b"\xc0")  # type: ignore[arg-type]
+                    journal.position = position + 26
+                    journal.words[16] = journal.commit = journal.commit + _NO_STEP_COMMIT  # type: ignore[index]
+            finally:
+                journal.busy = False
+                if journal.deferred:
+                    journal.drain()
+        else:
+            careful(key, value, context, step, source, None)
+
+    def careful(key: Any, value: Any, context: Any, step: Any, source: Any, timestamp: Any) -> None:
+        """Check everything, by name; define the series if it is new."""
+        name = text("key", key)
+        number = real("value", value)
+        path = context_path(context) if context is not None else scope.get() or ()
+        if source is not None:
+            source = text("source", source)
+        if step is not None:
+            step = whole("step", step)
+        at = None if timestamp is None else nanoseconds(timestamp)
+        identity = define(name, path, source)
+        if identity in defined:
+            table = series.setdefault(_table_key(context, path, source), {})
+            table.setdefault(name, _PREFIX + struct.pack(">I", identity) + b"\xd3")
+        moment = clock.now()
+        point = Point(
+            identity,
+            moment if at is None else at,
+            number,
+            step,
+            None,
+            None if at is None else moment,
+        )
+        journal.append(msgspec.msgpack.encode(point))
+
+    def define(name: str, path: Path, source: str | None) -> int:
+        """The number of a series, whose definition stands before the next event of this call.
+
+        Other threads may be defining the same series: then the definition stands there twice,
+        with one number.
+        """
+        identity = numbers.get((name, path, source))
+        if identity is None:
+            identity = numbers.setdefault((name, path, source), next(counter))
+        waiting = pending.get(identity)
+        if waiting is not None and waiting.written:
+            defined.add(identity)
+            pending.pop(identity, None)
+        if identity not in defined:
+            record = msgspec.msgpack.encode(SeriesDefined(identity, name, path, source))
+            if len(record) > MAX_RECORD:
+                raise UsageError(
+                    f"key, context and source have {len(record):,} bytes; {MAX_RECORD:,} are kept"
+                )
+            journal.definitions.append(record)  # first, so that a segment turned now has it
+            waiting = journal.append(record)
+            if waiting is None:
+                defined.add(identity)
+            else:
+                pending[identity] = waiting
+        return identity
+
+    WRITERS.add(log_metric.__code__)
+    WRITERS.add(careful.__code__)
+    WRITERS.add(define.__code__)
+    return log_metric
+
+
+def _table_key(context: Any, path: Path, source: str | None) -> Any:
+    first: Any = context if isinstance(context, str) else (path or None)
+    return first if source is None else (_SOURCE, source, first)
+
+
+assert seg.COMMIT == 16  # written out in log_metric
+
+
+# ------------------------------------------------------------------------ argument checks
+
+
+def text(argument: str, value: Any) -> str:
+    """A non-empty string of bounded size that UTF-8 can hold; lone surrogates become text."""
+    if not isinstance(value, str):
+        raise TypeError(f"{argument} must be a string, not {type(value).__name__}")
+    plain = str.__str__(value)
+    if not plain:
+        raise UsageError(f"{argument} must not be empty")
+    coded = plain.encode("utf-8", "backslashreplace")
+    if len(coded) > _MAX_KEY:
+        raise UsageError(f"{argument} has {len(coded):,} bytes; at most {_MAX_KEY:,} are kept")
+    return coded.decode("utf-8")
+
+
+def real(argument: str, value: Any) -> float:
+    """A single number as binary64; NaN and infinities are numbers.
+
+    An integer of any kind (``int``, NumPy, a tensor of one) is kept exactly or not at all.
+    """
+    if isinstance(value, (str, bytes, bytearray)) or value is None:
+        raise TypeError(f"{argument} must be a number, not {type(value).__name__}")
+    given = value
+    item = getattr(value, "item", None)
+    if callable(item):  # NumPy, torch and others: the number in an array of one
+        try:
+            value = item()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise _no_number(argument, given, error) from None
+        if isinstance(value, (str, bytes)):
+            raise TypeError(f"{argument} must be a number, not {type(value).__name__}")
+    if isinstance(value, int):
+        number = int(value)
+        if abs(number) > _MAX_EXACT:
+            raise UsageError(
+                f"{argument} {_shown(number)} is beyond 2**53, where binary64 is no longer exact; "
+                f"log it as a parameter or divide it"
+            )
+        return float(number)
+    try:
+        result = float(value)
+    except OverflowError:
+        result = math.inf
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _no_number(argument, given, error) from None
+    if math.isinf(result) and value not in (math.inf, -math.inf):
+        raise UsageError(f"{argument} is beyond the largest binary64 number, 1.8e308")
+    return result
+
+
+def _no_number(argument: str, value: Any, error: Exception) -> TypeError:
+    shape = getattr(value, "shape", None)
+    what = type(value).__name__ + (f" of shape {tuple(shape)}" if shape else "")
+    return TypeError(f"{argument} must be a single number, not {what} ({error})")
+
+
+def _shown(number: int) -> str:
+    """An integer for a message (``str`` refuses beyond 4,300 digits)."""
+    return str(number) if number.bit_length() <= 256 else f"of {number.bit_length():,} bits"
+
+
+def whole(argument: str, value: Any) -> int:
+    """An int64."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        if isinstance(value, float) and value.is_integer():
+            number = int(value)
+        else:
+            what = repr(value) if isinstance(value, float) else type(value).__name__
+            raise TypeError(f"{argument} must be an integer, not {what}") from None
+    if not -(1 << 63) <= number < 1 << 63:
+        raise UsageError(f"{argument} {_shown(number)} does not fit into 64 bits")
+    return number
+
+
+def nanoseconds(value: Any) -> int:
+    """``timestamp=``: aware datetime, float seconds or int milliseconds since the epoch."""
+    if isinstance(value, dt.datetime):
+        if value.utcoffset() is None:
+            raise UsageError("timestamp is a naive datetime: give it a time zone")
+        epoch = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+        since = value - epoch
+        result = (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
+    elif isinstance(value, bool):
+        raise TypeError("timestamp must be a datetime, float seconds or int milliseconds")
+    elif isinstance(value, int):
+        result = value * 1_000_000
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise UsageError(f"timestamp must be finite, not {value}")
+        result = round(value * 1e9) if abs(value) < 1e10 else 1 << 63
+    else:
+        raise TypeError(
+            "timestamp must be an aware datetime, float seconds or int milliseconds, "
+            f"not {type(value).__name__}"
+        )
+    if not -(1 << 63) <= result < 1 << 63:
+        raise UsageError("timestamp does not fit into int64 nanoseconds, 1677 to 2262")
+    return result
+
+
+def context_path(value: Any) -> Path:
+    """A context as a path: a name, or a path as ``context(...)`` nests them."""
+    if isinstance(value, tuple):
+        return tuple(text("context", part) for part in value)
+    return (text("context", value),)

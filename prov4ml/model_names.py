@@ -1,0 +1,173 @@
+"""What the things of a run are called: prefixes and identifiers, minted once.
+
+Every name follows from what the events say (run id, attempt, rank, the client's own counts,
+names that people gave), never from the order in which they arrived.  Names are ``prefix:local``
+with percent-encoded segments; things of a run lie under ``<namespace>run/<run id>/``, what is
+shared by runs (experiments, users, contents) beside it.
+
+A rank belongs to the process that started first; a forked child, and any further process that
+says it is the same rank, count for themselves and get ``child/<16 hex>`` or ``process/<16 hex>``
+of their producer behind the rank.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final
+
+from prov4ml import events as ev
+from prov4ml.errors import UsageError
+from prov4ml.provdm import NAMESPACES, namespace, segment
+from prov4ml.state import Path, Producer
+
+__all__ = ["DEFAULT_NAMESPACE", "Names"]
+
+DEFAULT_NAMESPACE: Final = "https://w3id.org/prov4ml/"
+
+_coded = lru_cache(maxsize=4096)(segment)
+
+
+class Names:
+    """The names of one run.  ``clients`` are its producers in the order of ``state.clients``."""
+
+    def __init__(self, clients: Sequence[Producer]) -> None:
+        first = next((p.started for p in clients if p.started is not None), None)
+        run = first.run if first is not None else ""
+        digits = run.replace("-", "").lower()
+        if not re.fullmatch("[0-9a-f]{32}", digits):  # no UUID; a foreign producer's own id
+            digits = _hash(run)
+        try:
+            space = namespace(first.namespace) if first is not None else DEFAULT_NAMESPACE
+        except UsageError:  # the producer checks it; a document is written all the same
+            space = DEFAULT_NAMESPACE
+        user = "prov4ml" if space == DEFAULT_NAMESPACE else f"ns_{_hash(space)[:8]}"
+        label = digits[-12:]
+
+        self.label: str = label
+        """Unique to the run: the last 12 hex digits of its id.
+
+        They are random in a UUIDv7; the first 12 are its millisecond, which runs may share.
+        """
+        self.prefixes: dict[str, str] = {
+            f"run_{label}": f"{space}run/{segment(run)}/",
+            user: space,
+            **{key: value for key, value in NAMESPACES.items() if key not in ("prov", "xsd")},
+        }
+        """All prefixes in use but ``prov`` and ``xsd``; each means the same IRI in every file."""
+
+        self._run = f"run_{label}:"
+        self._user = f"{user}:"
+        self.run: str = f"{self._run}run"
+        self.results: str = f"{self._run}results"
+        self.command: str = f"{self._run}command"
+        self.source: str = f"{self._run}source"
+        self.metrics: str = f"{self._run}metrics"
+        self._holders: dict[tuple[int, int], bytes] = {}
+        self._hold(clients)
+
+    def _hold(self, clients: Sequence[Producer]) -> None:
+        since: dict[tuple[int, int], tuple[int, bytes]] = {}
+        for p in clients:
+            s = p.started
+            if s is not None and not s.parent:
+                place, order = (s.attempt, s.rank), (s.time, p.id)
+                if place not in since or order < since[place]:
+                    since[place] = order
+        self._holders = {place: order[1] for place, order in since.items()}
+
+    # ---------------------------------------------------------------- shared between runs
+
+    def experiment(self, name: str) -> str:
+        return f"{self._user}experiment/{segment(name)}"
+
+    def person(self, user: str) -> str:
+        return f"{self._user}agent/{segment(user)}"
+
+    def tag(self, key: str) -> str:
+        """The name of the run's attribute that holds a tag."""
+        return f"{self._user}tag/{segment(key)}"
+
+    # ------------------------------------------------------------------------- activities
+
+    def attempt(self, attempt: int) -> str:
+        return f"{self._run}attempt/{attempt}"
+
+    def context(self, attempt: int, path: Path) -> str:
+        """The activity of a context; of the attempt itself for ``()``."""
+        if not path:
+            return self.attempt(attempt)
+        return f"{self._run}attempt/{attempt}/context/{'/'.join(map(_coded, path))}"
+
+    def holder(self, attempt: int, rank: int) -> str | None:
+        """The process that is that rank, or None when nothing of it has arrived."""
+        held = (attempt, rank) in self._holders
+        return f"{self._run}attempt/{attempt}/rank/{rank}" if held else None
+
+    def holds(self, p: Producer) -> bool:
+        """Whether a producer is its rank, not a child or a second process of it."""
+        s = p.started
+        return s is not None and self._holders.get((s.attempt, s.rank)) == p.id
+
+    def process(self, p: Producer) -> str:
+        """The activity of a producer; its occurrences are counted below."""
+        s = _started(p)
+        base = f"{self._run}attempt/{s.attempt}/rank/{s.rank}"
+        if self.holds(p):
+            return base
+        return f"{base}/{'child' if s.parent else 'process'}/{p.id.hex()[:16]}"
+
+    # --------------------------------------------------------------------------- entities
+
+    def occurrence(self, p: Producer, n: int) -> str:
+        return f"{self.process(p)}/artifact/{n}"
+
+    def series(self, attempt: int | None, rank: int | None, path: Path) -> str:
+        """What stands before the name of a series.
+
+        ``rank`` is None for one of all ranks, ``attempt`` too for one of the whole run.
+        """
+        of = f"attempt/{attempt}/" if attempt is not None else ""
+        of += f"rank/{rank}/" if rank is not None else ""
+        inside = f"context/{'/'.join(map(_coded, path))}/" if path else ""
+        return f"{self._run}{of}{inside}series/"
+
+    def param(self, key: str, datatype: str, value: str) -> str:
+        return f"{self._run}param/{segment(key)}/{_hash(f'{datatype}:{value}')[:16]}"
+
+    def split(self, name: str, facts: str = "") -> str:
+        """``facts`` tells apart what has the same name and is not the same."""
+        return f"{self._run}split/{_coded(name)}{f'/{_hash(facts)[:16]}' if facts else ''}"
+
+    def model(self, name: str) -> str:
+        return f"{self._run}model/{_coded(name)}"
+
+    def host(self, name: str) -> str:
+        return f"{self._run}host/{_coded(name)}"
+
+    def other(self, base: str, facts: str) -> str:
+        """A second command or source beside the first."""
+        return f"{base}/{_hash(facts)[:16]}"
+
+    def gap(self, producer: bytes) -> str:
+        """Events of a process that nobody knows."""
+        return f"{self._run}gap/{producer.hex()}"
+
+    def output(self, path: str) -> str:
+        """A file that a sink wrote; ``path`` is relative to the run directory."""
+        return f"{self._run}{'/'.join(map(segment, path.split('/')))}"
+
+    def content(self, sha256: str) -> str:
+        return f"sha256:{segment(sha256)}"
+
+
+def _started(p: Producer) -> ev.Started:
+    if p.started is None:
+        raise ValueError(f"producer {p.id.hex()} has not said who it is")
+    return p.started
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

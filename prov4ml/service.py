@@ -1,0 +1,120 @@
+"""The automatic collector of this node: its name, its lock, and how it is started.
+
+One collector serves all processes and runs of one (user, boot, scheduler job or none,
+``sys.prefix``, prov4ml version, event format).  The hash of that names a lock and a socket in
+``$XDG_RUNTIME_DIR`` or a 0700 folder below the system temp folder.  The collector holds the
+lock while it serves; who finds it free may start one, and a second one ends at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from prov4ml import process
+from prov4ml.events import EVENT_FORMAT
+from prov4ml.version import VERSION
+
+__all__ = ["Service", "find", "served", "spawn"]
+
+
+class Service(msgspec.Struct, frozen=True):
+    """Where the automatic collector of this process's kind listens."""
+
+    socket: Path
+    lock: Path
+    log: Path
+
+    @property
+    def address(self) -> str:
+        return f"ipc://{self.socket}"
+
+
+def find(environment: Mapping[str, str]) -> Service:
+    """The names, and their folder made.  Raises ``OSError`` when it cannot be."""
+    job = environment.get("PROV4ML_JOB") or environment.get("SLURM_JOB_ID") or ""
+    parts = (str(os.getuid()), process.boot_id(), job, sys.prefix, VERSION, str(EVENT_FORMAT))
+    name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    runtime = environment.get("XDG_RUNTIME_DIR")
+    if runtime and os.access(runtime, os.W_OK) and len(runtime) < 60:
+        folder = Path(runtime) / "prov4ml"
+    else:
+        folder = Path(tempfile.gettempdir()) / f"prov4ml-{os.getuid()}"
+    if len(str(folder)) > 80:  # an ipc path ends at 107 bytes
+        folder = Path("/tmp") / f"prov4ml-{os.getuid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} belongs to somebody else")
+    return Service(folder / f"{name}.sock", folder / f"{name}.lock", folder / f"{name}.log")
+
+
+def served(service: Service) -> bool:
+    """Whether a collector holds the lock now."""
+    try:
+        fd = os.open(service.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def take(service: Service) -> int | None:
+    """Take the lock for as long as the process lives; None when it is taken."""
+    fd = os.open(service.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def spawn(service: Service) -> None:
+    """Start the collector as a plain program in its own session; nobody waits for it.
+
+    A shell starts it and ends at once, so that it is no child of the training process: a
+    program that waits for all of its children must not wait for this one.
+    """
+    if os.path.exists(service.log) and service.log.stat().st_size > 1 << 20:
+        service.log.unlink(missing_ok=True)
+    with open(service.log, "ab") as log:
+        subprocess.run(
+            [
+                *("/bin/sh", "-c", '"$@" </dev/null &', "sh"),
+                *(sys.executable, "-P", "-m", "prov4ml", "collector", "--automatic"),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            check=False,
+            env=_environment(),
+        )
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what makes a Python program of another kind; prov4ml stays importable."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONINSPECT", "PYTHONSTARTUP", "PYTHONPROFILEIMPORTTIME")
+        and not name.startswith(("COVERAGE_", "PYTEST_"))
+    }
+    home = str(Path(__file__).resolve().parent.parent)
+    paths = [path for path in inherited.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if home not in sys.path or not home.endswith("site-packages"):
+        inherited["PYTHONPATH"] = os.pathsep.join([*paths, home])
+    return inherited

@@ -1,0 +1,237 @@
+"""Faults with real processes: what a run left, and the figures that go into tests/README.md."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import prov.model as pm
+import pyoxigraph as ox
+import pytest
+
+from prov4ml import events as ev
+from prov4ml import wire
+from prov4ml.eventlog import Reader
+from prov4ml.testing.processes import Disk, Launched
+from prov4ml_sinks import parquet_files
+
+if TYPE_CHECKING:
+    from tests.conftest import Isolated
+
+PRELUDE = """
+import mmap, os, random, signal, sys, threading, time
+import prov4ml
+
+def shared(name):
+    fd = os.open(name, os.O_RDWR | os.O_CREAT, 0o600)
+    os.ftruncate(fd, 4096)
+    words = memoryview(mmap.mmap(fd, 4096)).cast("Q")
+    os.close(fd)
+    return words
+"""
+
+
+class Evidence:
+    """What a run directory holds: the manifest, the event log, the points, the documents."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        return dict(json.loads((self.directory / "run.json").read_text()))
+
+    @cached_property
+    def logged(self) -> Counter[tuple[int, str, int | None]]:
+        """Points in the event log, each sequence once: (rank, series, step)."""
+        found: Counter[tuple[int, str, int | None]] = Counter()
+        ranks: dict[bytes, int] = {}
+        names: dict[tuple[bytes, int], str] = {}
+        reached: dict[bytes, int] = {}
+        self.kinds: Counter[str] = Counter()
+        for frame in Reader(self.directory / "events"):
+            if not frame.count:
+                for d in wire.decode_table(frame.batch):
+                    names[frame.producer, d.series] = d.name
+                continue
+            for n, event in enumerate(wire.decode_batch(frame.batch, frame.count), frame.first):
+                if n < reached.get(frame.producer, 0):
+                    continue
+                reached[frame.producer] = n + 1
+                self.kinds[type(event).__name__] += 1
+                if isinstance(event, ev.Started):
+                    ranks[frame.producer] = event.rank
+                elif isinstance(event, ev.SeriesDefined):
+                    names[frame.producer, event.series] = event.name
+                elif isinstance(event, ev.Point):
+                    name = names[frame.producer, event.series]
+                    found[ranks.get(frame.producer, -1), name, event.step] += 1
+        return found
+
+    @cached_property
+    def stored(self) -> Counter[tuple[int, str, int | None]]:
+        """Points in ``metrics/``: (rank, series, step)."""
+        table = parquet_files.read(self.directory)
+        columns = [table.column(name).to_pylist() for name in ("rank", "name", "step")]
+        return Counter(zip(*columns, strict=True))
+
+    def complete(self) -> None:
+        """The documents load, agree with each other, and nothing is lost or twice."""
+        account = self.manifest["accounting"]
+        assert self.manifest["closed"]
+        assert self.manifest["failures"] == []
+        assert account["lost"] == 0
+        assert account["rejected"] == 0
+        assert account["sent"] == account["received"]
+        assert account["points"] == self.stored.total() == self.logged.total()
+        assert self.stored == self.logged
+        document = pm.ProvDocument.deserialize(str(self.directory / "prov.json"), format="json")
+        assert document == pm.ProvDocument.deserialize(
+            str(self.directory / "prov.provn"), format="provn"
+        )
+        store = ox.Store()
+        store.load(path=str(self.directory / "prov.ttl"), format=ox.RdfFormat.TURTLE)
+        assert len(store) > 0
+        assert (self.directory / "prov.svg").stat().st_size > 0
+        assert not (self.directory / "undelivered").exists()
+
+    def bytes(self) -> dict[str, bytes]:
+        """Every file of the run, to see that nothing changes."""
+        return {
+            str(path.relative_to(self.directory)): path.read_bytes()
+            for path in sorted(self.directory.rglob("*"))
+            if path.is_file()
+        }
+
+
+@pytest.fixture
+def evidence() -> type[Evidence]:
+    return Evidence
+
+
+@pytest.fixture
+def prelude() -> str:
+    """Imports for scripts, and ``shared(path)``: 512 words that outlive a kill."""
+    return PRELUDE
+
+
+@pytest.fixture
+def words(isolated: Isolated) -> Callable[[str], memoryview]:
+    """The words that a script shares under a name."""
+
+    def opened(name: str) -> memoryview:
+        fd = os.open(isolated.folder / name, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            os.ftruncate(fd, 4096)
+            return memoryview(mmap.mmap(fd, 4096)).cast("Q")
+        finally:
+            os.close(fd)
+
+    return opened
+
+
+@pytest.fixture
+def closed(isolated: Isolated) -> Callable[..., None]:
+    """Wait until all runs are closed and no process is left."""
+
+    def wait(most: float = 60.0) -> None:
+        def over(run: Path) -> bool:
+            return (run / "run.json").is_file() and bool(isolated.manifest(run)["closed"])
+
+        try:
+            isolated.wait(lambda: all(map(over, isolated.runs())), "all runs are closed", most)
+            isolated.wait(lambda: not isolated.processes(), "every process has ended", most)
+        except AssertionError as error:
+            lines = [f"{run.name} is open" for run in isolated.runs() if not over(run)]
+            lines += [f"{p.pid} {p.status()} {p.cmdline()}" for p in isolated.processes()]
+            lines += [path.read_text()[-4000:] for path in isolated.root.glob("r/*/*.log")]
+            raise AssertionError("\n".join([str(error), *lines])) from None
+
+    return wait
+
+
+@pytest.fixture
+def spool_files(isolated: Isolated) -> Callable[[], list[str]]:
+    """What is left in the spool and the runtime folder's sockets."""
+
+    def left() -> list[str]:
+        return [
+            str(p.relative_to(isolated.spool)) for p in isolated.spool.rglob("*") if p.is_file()
+        ]
+
+    return left
+
+
+@pytest.fixture
+def figures(
+    capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> Callable[..., None]:
+    """Show figures of a test, also when it passes."""
+
+    def show(**values: Any) -> None:
+        texts = [
+            f"{name.replace('_', ' ')} {value:,.3g}"
+            if isinstance(value, float)
+            else f"{name.replace('_', ' ')} {value:,}"
+            for name, value in values.items()
+        ]
+        with capsys.disabled():
+            print(f"\n  {request.node.name}: {', '.join(texts)}")
+
+    return show
+
+
+@pytest.fixture
+def forget(isolated: Isolated) -> Callable[[Path], None]:
+    """Remove a run that has been looked at: a soak must not fill the disk."""
+
+    def remove(run: Path) -> None:
+        shutil.rmtree(run)
+
+    return remove
+
+
+@pytest.fixture
+def pause() -> Callable[[float], None]:
+    """The fault itself: let a moment pass before the kill, or while something is stopped."""
+    return time.sleep
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Callable[[Path, int], Disk]]:
+    """``small_disk(path, size)`` mounts a tmpfs of ``size`` bytes there; gone after the test."""
+    with ExitStack() as stack:
+
+        def mount(path: Path, size: int) -> Disk:
+            try:
+                disk = Disk(path, size)
+            except PermissionError as error:
+                pytest.skip(f"a small disk needs the right to mount a tmpfs: {error}")
+            stack.callback(disk.close)
+            return disk
+
+        yield mount
+
+
+@pytest.fixture
+def launch(isolated: Isolated) -> Iterator[Callable[..., Launched]]:
+    """``launch()`` starts a collector for the test's place; with words, behind that command."""
+    with ExitStack() as stack:
+
+        def start(*before: str, address: str = "", **environment: str) -> Launched:
+            address = address or f"ipc://{isolated.root}/c.sock"
+            made = {**isolated.environment, **environment}
+            launched = Launched(isolated.root, made, address, *before)
+            stack.callback(launched.close)
+            return launched
+
+        yield start

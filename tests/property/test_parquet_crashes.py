@@ -1,0 +1,123 @@
+"""The ``parquet`` sink through any series of crashes: no point twice, in the end none missing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest import mock
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from prov4ml.events import Point
+from prov4ml.sink import Chunk, SeriesKey, Target
+from prov4ml_sinks import parquet_files
+from prov4ml_sinks.parquet import Parquet, read
+
+FRAMES = 12
+SERIES = {0: SeriesKey("loss", ("training",), None), 1: SeriesKey("accuracy", (), None)}
+LOG = [
+    Chunk(
+        bytes([frame % 2]) * 16,
+        frame % 2,
+        1,
+        frame,
+        3 * frame,
+        tuple(Point(n % 2, frame, float(3 * frame + n)) for n in range(3)),
+        SERIES,
+    )
+    for frame in range(FRAMES)
+]
+EXPECTED = [
+    value
+    for _, _, value in sorted(
+        (chunk.rank, SERIES[event.series].context, event.value)
+        for chunk in LOG
+        for event in chunk.events
+        if isinstance(event, Point)
+    )
+]
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+@contextmanager
+def dying_after(steps: int) -> Iterator[None]:
+    """Raise ``Crash`` before the step after so many renames and removals."""
+    real = {"replace": os.replace, "unlink": Path.unlink}
+    left = [steps]
+
+    def counted(name: str) -> Any:
+        def call(*arguments: Any, **keywords: Any) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Crash
+            real[name](*arguments, **keywords)
+
+        return call
+
+    with (
+        mock.patch.object(os, "replace", counted("replace")),
+        mock.patch.object(Path, "unlink", counted("unlink")),
+        mock.patch.object(parquet_files, "_sync"),
+    ):
+        yield
+
+
+def values(directory: Path) -> list[float]:
+    found: list[float] = read(directory)["value"].to_pylist()
+    return found
+
+
+def life(rows: int, stop: int = FRAMES, *, close: bool = False) -> dict[str, Any]:
+    """A life whose cursors are never logged and that the process survives to ``stop``."""
+    logged = [False] * FRAMES
+    named = {"steps": 10_000, "stop": stop, "rows": rows, "close": close}
+    return {**named, "logged": logged, "replay": False}
+
+
+lives = st.fixed_dictionaries(
+    {
+        "steps": st.integers(0, 12) | st.just(10_000),
+        "stop": st.integers(0, FRAMES),
+        "rows": st.sampled_from([1, 4, 7, 1000]),
+        "replay": st.booleans(),
+        "close": st.booleans(),
+        "logged": st.lists(st.booleans(), min_size=FRAMES, max_size=FRAMES),
+    }
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(lives, max_size=5))
+@example([life(7), life(4, 5)])  # new parts cut elsewhere than those they replace
+@example([life(4, close=True)])  # a merged part that no cursor knows of, written again
+def test_any_series_of_crashes(past: list[dict[str, Any]]) -> None:
+    """Readers never see a point twice, and the last life leaves one file with every point."""
+    with TemporaryDirectory() as name:
+        directory, cursor = Path(name), 0
+        for now in [*past, life(7, close=True)]:
+            cursor = 0 if now["replay"] else cursor
+            try:
+                with dying_after(now["steps"]):
+                    options = {"rows_per_part": now["rows"]}
+                    sink = Parquet(Target(directory, "run", "digits", cursor), options)
+                    for chunk in LOG[cursor : now["stop"]]:
+                        sink.write(chunk)
+                        reached = sink.flush()
+                        if now["logged"][chunk.frame]:
+                            cursor = reached
+                    if now["close"] and now["stop"] == FRAMES:
+                        sink.close()
+            except Crash:
+                pass
+            seen = values(directory)
+            assert len(seen) == len(set(seen))
+        assert seen == EXPECTED
+        assert os.listdir(directory / "metrics") == [f"part-0-{FRAMES - 1}.parquet"]
