@@ -332,8 +332,11 @@ class Collector:
         if hello.ending:
             run.waiting[hello.producer] = address
             run.notify()
+        if run.dirty:  # what a welcome says we have, the client forgets
+            self._sync(run)
         expected = run.log.next.get(hello.producer, 0)
-        self._server.send(address, wire.encode(wire.Welcome(hello.producer, expected)))
+        answer = wire.Welcome(hello.producer, expected, hello.sent)
+        self._server.send(address, wire.encode(answer))
 
     def _refuse(self, address: bytes, hello: wire.Hello, reason: str) -> None:
         self._server.send(address, wire.encode(wire.Refused(hello.producer, reason)))
@@ -395,6 +398,8 @@ class Collector:
         before = run.rewound.get(producer)
         if before is None or before[0] != expected or now - before[1] > 1.0:
             run.rewound[producer] = (expected, now)
+            if run.dirty:
+                self._sync(run)
             self._server.send(address, wire.encode(wire.Ack(producer, expected, True)))
 
     def _sync(self, run: _Run) -> None:

@@ -1,23 +1,35 @@
 """What of a journal is still to be sent: from committed segments to batches; no sockets.
 
 A batch begins and ends at cut points: those of the segment and those where we looked before.
-After a rewind it may begin a little earlier than asked for; the collector cuts overlaps.
+After a rewind it may begin a little earlier than asked for; the collector cuts overlaps.  How
+much may be on the way at once says the ``Window``, one for all that goes over a connection.
 """
 
 from __future__ import annotations
 
+import math
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
 from prov4ml import process, spool, wire
 from prov4ml import segment as seg
 from prov4ml.errors import FormatError
-from prov4ml.journal import Journal
+from prov4ml.journal import CUT, Journal
 
-__all__ = ["ChildJournal", "Outbox", "OwnJournal", "Parcel", "Stretch"]
+__all__ = ["MOST", "ChildJournal", "Outbox", "OwnJournal", "Parcel", "Stretch", "Window"]
+
+MOST: Final = 32 << 20
+"""Bytes on the way without an ack, at most."""
+
+_FIRST: Final = 256 << 10  # bytes on the way before anything is known of the connection
+_SOON: Final = 0.5  # s beyond the quickest ack: the collector takes more than it is sent
+_LATE: Final = 2.0  # s beyond the quickest ack: too much is on the way
 
 
 class Stretch(msgspec.Struct, frozen=True):
@@ -81,7 +93,7 @@ def _stretch(s: seg.Segment, commit: int) -> Stretch:
 
 
 class ChildJournal:
-    """The journal of a forked child, read from its files."""
+    """The journal of a forked child, read from its files; from any thread."""
 
     def __init__(self, who: seg.Identity, places: list[Path]) -> None:
         self._read: dict[Path, tuple[int, Stretch]] = {}  # with the commit word it was read at
@@ -92,23 +104,40 @@ class ChildJournal:
         self._places = places
 
     def stretches(self) -> list[Stretch]:
-        known, self._read = self._read, {}
+        """Raises ``OSError`` where a file is there and cannot be read now.
+
+        To pass over it would be to say that what it holds is lost.
+        """
+        known, read = self._read, {}
         for path in spool.segments(self._places, self._run, self.producer):
             try:
                 commit = seg.committed(path)
-                if path not in known or known[path][0] != commit:
-                    known[path] = (commit, _stretch_of(path))
-            except (FormatError, OSError):
-                continue  # just being made, or just removed
-            self._read[path] = known[path]
-        return sorted((stretch for _, stretch in self._read.values()), key=lambda s: s.first)
+                found = known.get(path)
+                if found is None or found[0] != commit:
+                    found = (commit, _stretch_of(path))
+            except (FormatError, FileNotFoundError):
+                continue  # damaged, or just removed
+            read[path] = found
+        self._read = read  # whole: another thread may be reading, too
+        return sorted((stretch for _, stretch in read.values()), key=lambda s: s.first)
 
     def release(self, acked: int) -> None:
-        over = not process.alive(self.pid, self.pid_start, process.boot_id())
+        over = self.over()
         stretches = self.stretches()
-        for stretch in stretches if over else stretches[:-1]:
+        if not over:  # it may be about to write where nothing is yet, and does where it was last
+            stretches = [stretch for stretch in stretches if stretch.count][:-1]
+        for stretch in stretches:
             if stretch.first + stretch.count <= acked:
                 stretch.path.unlink(missing_ok=True)
+
+    def over(self) -> bool:
+        """Whether the child is gone: it writes nothing more."""
+        return not process.alive(self.pid, self.pid_start, process.boot_id())
+
+    def remove(self) -> None:
+        """Remove what is left, the folders too: the child is gone and all it said is acked."""
+        for place in self._places:
+            spool.remove(place / self._run / self.producer.hex())
 
 
 def _stretch_of(path: Path) -> Stretch:
@@ -124,41 +153,110 @@ def _stretch_of(path: Path) -> Stretch:
     return Stretch(path, view.first, view.count, len(view.records), view.cuts, view.table, read)
 
 
+class Window:
+    """How many bytes may be on the way: what the collector acks within a second or so.
+
+    What is on the way when a connection breaks was sent for nothing, and a message that takes
+    longer than a connection lives would never arrive.  So little is on the way over a slow link,
+    in small batches, and much over a fast one, near or far.
+    """
+
+    def __init__(self) -> None:
+        self.size = _FIRST
+        self.flying = 0  # bytes on the way
+        self._quickest = math.inf  # s from a batch to its ack: how far the collector is
+
+    def restart(self) -> None:
+        """Nothing is known of the connection any more."""
+        self.size = min(self.size, _FIRST)
+        self._quickest = math.inf
+
+    def admits(self, size: int) -> bool:
+        """Whether so many bytes more may go; one batch always may."""
+        return not self.flying or self.flying + size <= self.size
+
+    @property
+    def batch(self) -> int:
+        """Bytes that a batch should have at most."""
+        return min(wire.MAX_BATCH, max(CUT, self.size // 4))
+
+    def acked(self, size: int, ahead: int, took: float) -> None:
+        """``size`` bytes arrived; the last of them took so many seconds, with ``ahead`` before."""
+        self.flying -= size
+        self._quickest = min(self._quickest, took)
+        if took < self._quickest + _SOON:
+            self.size = min(MOST, self.size + size)
+        elif took > self._quickest + _LATE:
+            self.size = min(self.size, max(CUT, int(ahead / took)))
+
+
+class _Flying(NamedTuple):
+    """A batch on the way."""
+
+    next: int  # the sequence behind it
+    size: int  # bytes
+    ahead: int  # bytes on the way, its own included, when it was sent
+    when: float  # s
+
+
 class Outbox:
     """How far one producer's stream has been sent and acked."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, window: Window) -> None:
         self.source = source
         self.producer = source.producer
+        self.clock: Callable[[], float] = time.monotonic  # seconds; tests put their own here
         self.welcome = False  # the collector has told us its next sequence
-        self.asked = 0.0  # when we last said hello (monotonic s)
+        self.refused = False  # it will not have this producer
+        self.asked = 0.0  # when we last said hello
+        self.heard = 0.0  # when it last answered
         self.sent = 0
         self.acked = 0
+        self._window = window
         self._tabled: Path | None = None
-        self._flying: list[tuple[int, int]] = []  # (next sequence, bytes)
+        self._flying: deque[_Flying] = deque()
         self._marks: dict[Path, list[tuple[int, int]]] = {}
 
     @property
-    def flying(self) -> int:
-        """Bytes on the way without an ack."""
-        return sum(size for _, size in self._flying)
+    def flying(self) -> bool:
+        """Whether something is on the way without an ack."""
+        return bool(self._flying)
+
+    def silence(self) -> float:
+        """Seconds for which an answer to what was sent or asked has stayed out."""
+        sent = self._flying[0].when if self._flying else 0.0
+        return self.clock() - max(self.asked, self.heard, sent)
 
     def rewind(self, sequence: int) -> None:
         """Go back (or on) to where the collector wants us."""
         self.sent = sequence
-        self._flying.clear()
         self._tabled = None
+        self.forget()
         self.ack(sequence)
+
+    def forget(self) -> None:
+        """Nothing is on the way any more."""
+        self._window.flying -= sum(batch.size for batch in self._flying)
+        self._flying.clear()
 
     def ack(self, sequence: int) -> None:
         if sequence > self.acked:
             self.acked = sequence
-            self.source.release(sequence)
+            with suppress(OSError):  # files that stay now go with a later ack
+                self.source.release(sequence)
         self.sent = max(self.sent, sequence)
-        self._flying = [item for item in self._flying if item[0] > sequence]
+        arrived, last = 0, None
+        while self._flying and self._flying[0].next <= sequence:
+            last = self._flying.popleft()
+            arrived += last.size
+        if last is not None:
+            self._window.acked(arrived, last.ahead, self.clock() - last.when)
 
     def parcels(self) -> Iterator[Parcel]:
-        """What is committed and not sent; each parcel counts as sent when the next is asked for."""
+        """What is committed, not sent, and may go now.
+
+        Each parcel counts as sent when the next is asked for.
+        """
         stretches = self.source.stretches()
         self._marks = {s.path: self._marks.get(s.path, []) for s in stretches}
         for s in stretches:
@@ -167,11 +265,15 @@ class Outbox:
                 cuts = sorted({(0, 0), *s.cuts, *marks, (s.size, s.count)})
                 start = max(c for c in cuts if s.first + c[1] <= self.sent or c[1] == 0)
                 later = [c for c in cuts if c[1] > start[1] and c[1] <= s.count]
-                near = [c for c in later if c[0] - start[0] <= wire.MAX_BATCH - 5]
+                most = self._window.batch
+                near = [c for c in later if c[0] - start[0] <= most - 5]
                 end = near[-1] if near else later[0]
+                tables = [] if self._tabled == s.path else wire.split(s.table, most)
+                size = end[0] - start[0] + sum(map(len, tables))
+                if not self._window.admits(size):
+                    return
                 count = end[1] - start[1]
                 batch = wire.array_header(count) + s.read(start[0], end[0])
-                tables = [] if self._tabled == s.path else wire.split(s.table)
                 lost = max(0, s.first - self.sent)  # dropped on a full disk
                 yield Parcel(s.first + start[1], count, batch, tables, lost)
                 if end not in marks:
@@ -179,9 +281,13 @@ class Outbox:
                     del marks[:-256]
                 self._tabled = s.path
                 self.sent = s.first + end[1]
-                self._flying.append((self.sent, len(batch)))
+                self._window.flying += size
+                self._flying.append(_Flying(self.sent, size, self._window.flying, self.clock()))
 
-    def committed(self) -> int:
-        """The sequence behind the last committed event."""
-        stretches = self.source.stretches()
-        return max((s.first + s.count for s in stretches), default=self.acked)
+    def delivered(self) -> bool:
+        """Whether all that is committed is acked; False as long as nobody can tell."""
+        try:
+            stretches = self.source.stretches()
+        except OSError:
+            return False
+        return all(s.first + s.count <= self.acked for s in stretches)

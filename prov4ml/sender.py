@@ -16,6 +16,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from prov4ml import process, service, spool, wire
@@ -23,7 +24,7 @@ from prov4ml import segment as seg
 from prov4ml.errors import FormatError
 from prov4ml.events import EVENT_FORMAT
 from prov4ml.journal import Journal
-from prov4ml.outbox import ChildJournal, Outbox, OwnJournal
+from prov4ml.outbox import ChildJournal, Outbox, OwnJournal, Parcel, Window
 from prov4ml.talk import log
 from prov4ml.version import VERSION
 
@@ -34,7 +35,6 @@ __all__ = ["Sender"]
 
 TICK: Final = 0.05  # s between looks at the journal
 PATIENCE: Final = 2.0  # s without an answer until hello is said again
-WINDOW: Final = 32 << 20  # bytes on the way without an ack
 CHILDREN: Final = 1.0  # s between looks for children's journals
 STARTS: Final = 10  # collectors that one sender starts at most
 
@@ -57,10 +57,12 @@ class Sender:
         self.address = address
         self.directory = directory
         self.closed: wire.Closed | None = None
-        self.refused: str | None = None
+        self.refused: str | None = None  # for good
+        self.doubt: str | None = None  # why we wait to be taken
         self._service = service_
         self._record = record
-        self._own = Outbox(OwnJournal(journal))
+        self._window = Window()
+        self._own = Outbox(OwnJournal(journal), self._window)
         self._boxes: dict[bytes, Outbox] = {self._own.producer: self._own}
         self._client: Client | None = None
         self._ending = False
@@ -75,6 +77,7 @@ class Sender:
         self._looked = 0.0
         self._looks = 0
         self._others: dict[bytes, seg.Identity] = {}  # in the same spool: of other ranks, mostly
+        self._over: set[bytes] = set()  # our children that are gone, all they said being acked
         self._heard = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="prov4ml-sender", daemon=True)
 
@@ -97,18 +100,20 @@ class Sender:
         self._wake()
         while time.monotonic() < until and self.refused is None:
             children = [box for box in list(self._boxes.values()) if box is not self._own]
-            if self._looks > looks and all(b.acked >= b.committed() for b in children):
+            if self._looks > looks and all(box.delivered() for box in children):
                 return
             time.sleep(0.005)
 
     def finish(self, timeout: float) -> bool:
         """Wait until everything is acked and, for the last rank, the documents are written.
 
-        The run's end must have been logged before.  False: the time was up.
+        The run's end must have been logged before.  False: the time was up, or we are refused.
         """
         self._ending = True
-        self._wake()
-        return self._done.wait(max(0.0, timeout))
+        if self.refused is None:
+            self._wake()
+            self._done.wait(max(0.0, timeout))
+        return self.closed is not None
 
     def stop(self, timeout: float) -> None:
         """Let the thread go; it ends by itself soon."""
@@ -123,11 +128,11 @@ class Sender:
 
     def children(self) -> list[bytes]:
         """Producers of forked children found so far."""
-        return [producer for producer in self._boxes if producer != self._own.producer]
+        return [producer for producer in list(self._boxes) if producer != self._own.producer]
 
     def complete(self) -> bool:
         """Whether everything, of our children too, is acked."""
-        return all(box.acked >= box.committed() for box in self._boxes.values())
+        return all(box.delivered() for box in list(self._boxes.values()))
 
     def _wake(self) -> None:
         self._kick.set()
@@ -141,16 +146,20 @@ class Sender:
         try:
             self._record()
         except Exception as error:  # whatever it is, the training goes on
-            log.warning("what this run came from is incomplete: %s", error)
+            with suppress(Exception):  # a log handler of the user's may raise
+                log.warning("what this run came from is incomplete: %s", error)
         self._recorded.set()
         while not self._stop and not self._done.is_set():
             try:
                 self._cycle()
             except Exception as error:
-                log.warning("sender: %s: %s", type(error).__name__, error)
-                self._disconnect()
+                with suppress(Exception):
+                    log.warning("sender: %s: %s", type(error).__name__, error)
+                with suppress(Exception):
+                    self._disconnect()
                 self._rest(1.0)
-        self._disconnect()
+        with suppress(Exception):
+            self._disconnect()
 
     def _cycle(self) -> None:
         self.journal.prepare()
@@ -169,7 +178,10 @@ class Sender:
         assert client is not None
         self._unsaid = False
         for box in list(self._boxes.values()):
-            self._ship(client, box)
+            try:
+                self._ship(client, box)
+            except OSError as error:  # of one journal's files: the others go on
+                log.warning("a journal cannot be read now: %s", error)
         for data in client.receive(TICK, sendable=self._unsaid):
             self._hear(wire.decode_message(data))
 
@@ -178,29 +190,31 @@ class Sender:
         self._kick.clear()
 
     def _ship(self, client: Client, box: Outbox) -> None:
+        if box.refused:
+            return
         now = time.monotonic()
-        waiting = bool(box.flying) or (self._ending and box is self._own)
-        silent = now - max(box.asked, self._heard) > PATIENCE
-        if not box.welcome or (waiting and silent):
+        waiting = box.flying or (self._ending and box is self._own)
+        if not box.welcome or (waiting and box.silence() > PATIENCE):
             if now - box.asked > (PATIENCE if box.asked else 0):
+                self._window.restart()
                 self._hello(client, box)
             if not box.welcome:
                 return
-        run = self.journal.who.run
         for parcel in box.parcels():
-            for table in parcel.tables:
-                head = wire.Batch(wire.PROTOCOL, run, box.producer, parcel.first, 0)
-                if not client.send(wire.encode(head), table):
-                    return
-            head = wire.Batch(
-                wire.PROTOCOL, run, box.producer, parcel.first, parcel.count, parcel.lost
-            )
-            if not client.send(wire.encode(head), parcel.batch):
+            if not self._send(client, box, parcel):
+                self._window.restart()  # nobody is there, or they take nothing
                 return
-            if box.flying + len(parcel.batch) > WINDOW:
-                break
         if self._ending and box is self._own and not self._said_ending:
             self._said_ending = self._hello(client, box)
+
+    def _send(self, client: Client, box: Outbox, parcel: Parcel) -> bool:
+        run = self.journal.who.run
+        for table in parcel.tables:
+            head = wire.Batch(wire.PROTOCOL, run, box.producer, parcel.first, 0)
+            if not client.send(wire.encode(head), table):
+                return False
+        head = wire.Batch(wire.PROTOCOL, run, box.producer, parcel.first, parcel.count, parcel.lost)
+        return client.send(wire.encode(head), parcel.batch)
 
     def _hello(self, client: Client, box: Outbox) -> bool:
         who = self.journal.who
@@ -218,6 +232,7 @@ class Sender:
             box.source.pid_start,
             who.boot_id,
             self._ending and box is self._own and box.welcome,
+            box.sent,
         )
         said = client.send(wire.encode(hello))
         if not said:  # nobody is there yet: say it as soon as somebody is
@@ -234,18 +249,34 @@ class Sender:
         box = self._boxes.get(message.producer)
         if box is None:
             return
+        box.heard = self._heard
         if isinstance(message, wire.Ack):
             if message.rewind:
                 box.rewind(message.next)
             else:
                 box.ack(message.next)
         elif isinstance(message, wire.Welcome):
-            box.welcome = True
-            if message.next < box.sent or not box.sent:
+            self.doubt = None
+            lost = message.next < (box.sent if message.sent < 0 else message.sent)
+            if lost or not box.welcome:
                 box.rewind(message.next)
+            else:
+                box.ack(message.next)
+            box.welcome = True
         else:
+            self._heed(box, message)
+
+    def _heed(self, box: Outbox, message: wire.Refused) -> None:
+        """We are not taken, or not now."""
+        log.warning("the collector refuses this run: %s", message.reason)
+        if message.again:
+            self.doubt = message.reason
+            return
+        box.refused = True
+        if box is self._own:
             self.refused = message.reason
-            log.warning("the collector refuses this run: %s", message.reason)
+            if self._ending:
+                self._done.set()
 
     # ------------------------------------------------------------------------ connections
 
@@ -289,9 +320,11 @@ class Sender:
         client, self._client = self._client, None
         if client is not None:
             client.close()
+        self._said_ending = False
         for box in self._boxes.values():
             box.welcome = False
             box.asked = 0.0
+            box.forget()
 
     # --------------------------------------------------------------------------- children
 
@@ -301,7 +334,9 @@ class Sender:
             return
         self._looked = now
         who = self.journal.who
-        for producer in spool.producers(self.journal.places, who.run):
+        there = spool.producers(self.journal.places, who.run)
+        self._others = {p: other for p, other in self._others.items() if p in there}
+        for producer in there:
             if producer in self._boxes or producer in self._others:
                 continue
             for path in spool.segments(self.journal.places, who.run, producer)[:1]:
@@ -309,8 +344,24 @@ class Sender:
                     self._others[producer] = seg.identity(path)
                 except (FormatError, OSError):
                     continue
-        while ours := [other for other in self._others.values() if other.parent in self._boxes]:
+        while ours := [o for o in self._others.values() if self._is_ours(o.parent)]:
             for child in ours:  # and in the next round its own children
                 del self._others[child.producer]
-                self._boxes[child.producer] = Outbox(ChildJournal(child, self.journal.places))
+                journal = ChildJournal(child, self.journal.places)
+                self._boxes[child.producer] = Outbox(journal, self._window)
+        self._let_go()
         self._looks += 1
+
+    def _is_ours(self, producer: bytes) -> bool:
+        return producer in self._boxes or producer in self._over
+
+    def _let_go(self) -> None:
+        """Of children that are gone: what they said is acked, and their files have done."""
+        for box in list(self._boxes.values()):
+            journal = box.source
+            if not isinstance(journal, ChildJournal) or not box.welcome or not journal.over():
+                continue
+            if box.delivered():
+                journal.remove()
+                del self._boxes[box.producer]
+                self._over.add(box.producer)

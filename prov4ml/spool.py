@@ -13,6 +13,7 @@ mapping a file for writing is safe.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,17 @@ from typing import Final
 
 from prov4ml.errors import UsageError
 
-__all__ = ["MEMORY_SHARE", "Full", "Quota", "mappable", "producers", "roots", "runs", "segments"]
+__all__ = [
+    "MEMORY_SHARE",
+    "Full",
+    "Quota",
+    "mappable",
+    "producers",
+    "remove",
+    "roots",
+    "runs",
+    "segments",
+]
 
 MEMORY_SHARE: Final = 8 << 20
 """Bytes a producer keeps in memory-backed spool before its segments go to disk."""
@@ -78,6 +89,15 @@ def segments(places: list[Path], run: str, producer: bytes) -> list[Path]:
         except FileNotFoundError:
             continue
     return sorted(found, key=lambda path: path.name)
+
+
+def remove(folder: Path) -> None:
+    """Remove a producer's folder with all that is in it, and the run's where it was the last."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.parent.rmdir()
+    except OSError:
+        pass  # others are there
 
 
 def _folders(place: Path) -> Iterator[os.DirEntry[str]]:

@@ -20,21 +20,24 @@ __all__ = ["MAX_MESSAGE", "Client", "Server"]
 MAX_MESSAGE: Final = (1 << 20) + 4096
 """Bigger messages are refused by the socket itself."""
 
-_HEARTBEAT: Final = 5_000  # ms
+_HEARTBEAT: Final = 5_000  # ms between signs of life, where nothing else is said
+_LOST: Final = 10_000  # ms without a sign after which a client connects anew
+_GONE: Final = 120_000  # ms after which the collector hangs up: a batch on a slow link takes long
+_CONNECT: Final = 5_000  # ms for a connection, and again for the greeting of ZeroMQ
 _QUEUE: Final = 64  # messages of at most 1 MiB: the bound of what a socket holds
 
 
 class _Socket:
     """A zmq socket with its limits, and an alarm that ends a wait from any thread."""
 
-    def __init__(self, kind: int) -> None:
+    def __init__(self, kind: int, patience: int) -> None:
         self._context = zmq.Context(io_threads=1)
         self._socket = self._context.socket(kind)
         self._socket.linger = 0
         self._socket.set_hwm(_QUEUE)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT)
-        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 4 * _HEARTBEAT)
+        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, patience)
         self._lock = threading.Lock()
         self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poller = zmq.Poller()
@@ -71,10 +74,12 @@ class Client(_Socket):
     """A DEALER with an automatic routing id."""
 
     def __init__(self, address: str) -> None:
-        super().__init__(zmq.DEALER)
+        super().__init__(zmq.DEALER, _LOST)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 20)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        self._socket.setsockopt(zmq.CONNECT_TIMEOUT, _CONNECT)
+        self._socket.setsockopt(zmq.HANDSHAKE_IVL, _CONNECT)
         self._socket.connect(address)
 
     def send(self, *parts: bytes) -> bool:
@@ -98,7 +103,7 @@ class Server(_Socket):
     """A ROUTER.  ``address`` is where it really listens (a port 0 is filled in)."""
 
     def __init__(self, address: str) -> None:
-        super().__init__(zmq.ROUTER)
+        super().__init__(zmq.ROUTER, _GONE)
         try:
             self._socket.bind(address)
         except zmq.ZMQError as error:

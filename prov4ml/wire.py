@@ -71,6 +71,7 @@ class Hello(_Base, frozen=True, tag=1):
     pid_start: int
     boot_id: str
     ending: bool = False  # the producer has logged its end and waits for the documents
+    sent: int = -1  # the sequence behind the last event it has sent; -1: it does not say
 
 
 class Batch(_Base, frozen=True, tag=2):
@@ -91,10 +92,14 @@ Request: TypeAlias = Hello | Batch
 
 
 class Welcome(_Base, frozen=True, tag=16):
-    """Answer to a hello: the sequence the collector expects next of this producer."""
+    """Answer to a hello: the sequence the collector expects next of this producer.
+
+    Everything before ``next`` is safe in the event log.
+    """
 
     producer: bytes
     next: int
+    sent: int = -1  # as the hello had it: what was sent later may still be on the way
 
 
 class Ack(_Base, frozen=True, tag=17):
@@ -126,10 +131,14 @@ class Closed(_Base, frozen=True, tag=18):
 
 
 class Refused(_Base, frozen=True, tag=19):
-    """The collector will not take this producer; ``reason`` says what to do."""
+    """The collector will not take this producer; ``reason`` says what to do.
+
+    ``again``: it may be otherwise soon (a full disk, a collector that just ends): ask again.
+    """
 
     producer: bytes
     reason: str
+    again: bool = False
 
 
 Message: TypeAlias = Welcome | Ack | Closed | Refused
@@ -215,15 +224,18 @@ def cut(data: bytes, skip: int) -> bytes:
     return array_header(len(rest)) + b"".join(bytes(part) for part in rest)
 
 
-def split(data: bytes) -> list[bytes]:
-    """A series table as batches of at most ``MAX_BATCH`` bytes; none for an empty one."""
-    if len(data) <= MAX_BATCH:
+def split(data: bytes, most: int = MAX_BATCH) -> list[bytes]:
+    """A series table as batches of about ``most`` bytes; none for an empty one.
+
+    A batch has one definition at least, and never more than ``MAX_BATCH`` bytes.
+    """
+    if len(data) <= most:
         return [data] if data else []
     tables: list[bytes] = []
     part: list[msgspec.Raw] = []
     size = 5
     for record in _raw.decode(data):
-        if size + len(record) > MAX_BATCH:
+        if part and size + len(record) > most:
             tables.append(array_header(len(part)) + b"".join(part))
             part, size = [], 5
         part.append(record)
