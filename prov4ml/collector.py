@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -24,10 +25,10 @@ import msgspec
 from prov4ml import events as ev
 from prov4ml import process, spool, wire
 from prov4ml.errors import FormatError, UsageError, WireError
-from prov4ml.eventlog import EventLog
+from prov4ml.eventlog import Busy, EventLog, Over
 from prov4ml.publish import Publisher
-from prov4ml.recovery import orphans
-from prov4ml.salvage import append_journals
+from prov4ml.recovery import Orphan, orphans
+from prov4ml.salvage import append_journals, append_undelivered
 from prov4ml.talk import log
 from prov4ml.transport import Server
 from prov4ml.witness import VANISHED, Sight, Witness, of_return_code
@@ -74,15 +75,20 @@ class _Run:
         self.id = run
         self.directory = directory
         self.log = EventLog(directory / "events", run)
-        self.publisher = Publisher(self.log, directory, options)
-        self.clients: dict[bytes, _Client] = {}
+        try:
+            self.publisher = Publisher(self.log, directory, options)
+        except BaseException:  # a full disk: the next hello tries it again
+            self.log.close()
+            raise
+        self.clients: dict[bytes, _Client] = {}  # those not known to be dead
         self.waiting: dict[bytes, bytes] = {}  # producer: address of a client that is ending
         self.unsynced: dict[bytes, bytes] = {}  # producer: address to ack
         self.dirty = False
         self.first_unsynced = 0.0
         self.rewound: dict[bytes, tuple[int, float]] = {}
         self.vanished: dict[bytes, float] = {}  # producer: when it was first seen dead
-        self.buried: set[bytes] = set()
+        self.buried: set[bytes] = set()  # dead, their end is told; what they said may still come
+        self.wanted = threading.Event()  # somebody comes back while the log is being compressed
         self.last_alive = time.monotonic()
         self.stopping = False
         self._results = results
@@ -108,39 +114,44 @@ class _Run:
         """Wait for the publishing thread."""
         self._thread.join(timeout)
 
-    def abandon(self, timeout: float) -> None:
+    def abandon(self) -> None:
         """The collector ends before the run does."""
+        self.log.sync()
         self.stopping = True
         self._more.set()
-        self._thread.join(timeout)
 
     def _awaited(self) -> bool:
         """Whether a client said hello of whom the log holds nothing yet: a new attempt's first."""
         known = self.publisher.state.producers
-        return any(
-            p not in self.buried and (p not in known or known[p].started is None)
-            for p in list(self.clients)
-        )
+        return any(p not in known or known[p].started is None for p in list(self.clients))
 
     def _publish(self) -> None:
-        while True:
-            self._more.wait(0.5)
-            self._more.clear()
-            try:
-                if self.stopping:
-                    self.publisher.abandon()
-                    return
-                self.publisher.follow()
-                if (self.publisher.complete and not self._awaited()) or self._over.is_set():
-                    self.publisher.close()
-                    self._results(self)
-                    self.publisher.pack()
-                    return
+        while not self._published():
+            pass
+        try:
+            if self.publisher.closed is not None:
+                self.publisher.pack(self.wanted.is_set)
+        except Exception as error:  # it is written, only not compressed
+            log.warning("%s: %s: %s", self.directory.name, type(error).__name__, error)
+
+    def _published(self) -> bool:
+        """Look once at what there is to publish; whether that was the last time."""
+        self._more.wait(0.5)
+        self._more.clear()
+        try:
+            if self.stopping:
+                self.publisher.abandon()
+                return True
+            self.publisher.follow()
+            if (self.publisher.complete and not self._awaited()) or self._over.is_set():
+                self.publisher.close()
+            else:
                 self.publisher.snapshot()
-                self._results(self)
-            except Exception as error:  # a full disk, say: the log goes on
-                log.warning("%s: %s: %s", self.directory.name, type(error).__name__, error)
-                time.sleep(1.0)
+            self._results(self)
+        except Exception as error:  # a full disk, say: the log goes on
+            log.warning("%s: %s: %s", self.directory.name, type(error).__name__, error)
+            time.sleep(1.0)
+        return self.publisher.closed is not None
 
 
 class Collector:
@@ -200,9 +211,10 @@ class Collector:
             while time.monotonic() < until:  # what is already on the way
                 self._step()
         finally:
-            for run in list(self._runs.values()):
-                run.log.sync()
-                run.abandon(10.0)
+            for run in self._runs.values():
+                self._guarded(_Run.abandon, run)
+            for run in self._runs.values():
+                run.join(10.0)
             for run in self._packing:
                 run.join(30.0)
             self._server.close()
@@ -227,8 +239,7 @@ class Collector:
             self._looked = now
             for run in list(self._runs.values()):
                 self._guarded(self._look, run)
-            if self._progress is not None:
-                self._progress(self._shown())
+            self._show()
 
     def _drop(self, why: str) -> None:
         """Count a message that is none of ours; said seldom enough for a flood."""
@@ -241,8 +252,16 @@ class Collector:
         """A disk that is full for one run stops no other."""
         try:
             action(run)
-        except OSError as error:
-            log.warning("%s: %s", run.directory, error)
+        except Exception as error:
+            log.warning("%s: %s: %s", run.directory, type(error).__name__, error)
+
+    def _show(self) -> None:
+        if self._progress is None:
+            return
+        try:
+            self._progress(self._shown())
+        except OSError:  # the terminal is gone
+            self._progress = None
 
     def _over(self) -> bool:
         if self.stop.is_set():
@@ -276,16 +295,19 @@ class Collector:
                 continue
             found = True
             self._runs[orphan.run] = run
-            append_journals(run.log, spool.roots(os.environ), orphan.run, remove=True)
-            for producer, pid in orphan.producers.items():
-                if pid in self.waited:
-                    seen = of_return_code(self.waited[pid], "waited")
-                else:
-                    seen = VANISHED
-                self._tell_end(run, producer, seen)
-            run.log.sync()
-            run.notify()
+            self._guarded(partial(self._take_up, orphan=orphan), run)
         return found
+
+    def _take_up(self, run: _Run, orphan: Orphan) -> None:
+        append_journals(run.log, spool.roots(os.environ), orphan.run, remove=True)
+        for producer, pid in orphan.producers.items():
+            if pid in self.waited:
+                seen = of_return_code(self.waited[pid], "waited")
+            else:
+                seen = VANISHED
+            self._tell_end(run, producer, seen)
+        run.log.sync()
+        run.notify()
 
     # -------------------------------------------------------------------------- messages
 
@@ -317,12 +339,16 @@ class Collector:
             if closed is not None and hello.ending:
                 self._server.send(address, wire.encode(closed))
                 return
+            for packing in self._packing:
+                if packing.id == hello.run:
+                    packing.wanted.set()
             try:
                 run = self._open(hello)
             except (OSError, UsageError, FormatError) as error:
-                self._refuse(address, hello, f"{hello.directory}: {error}")
+                again = isinstance(error, (OSError, Busy))
+                self._refuse(address, hello, f"{hello.directory}: {error}", again)
                 return
-        if hello.producer not in run.clients:
+        if hello.producer not in run.clients and hello.producer not in run.buried:
             here = hello.host == process.hostname() and hello.boot_id == process.boot_id()
             watched = Witness(hello.pid, hello.pid_start, hello.boot_id) if here else None
             run.clients[hello.producer] = _Client(hello, watched)
@@ -338,8 +364,8 @@ class Collector:
         answer = wire.Welcome(hello.producer, expected, hello.sent)
         self._server.send(address, wire.encode(answer))
 
-    def _refuse(self, address: bytes, hello: wire.Hello, reason: str) -> None:
-        self._server.send(address, wire.encode(wire.Refused(hello.producer, reason)))
+    def _refuse(self, address: bytes, hello: wire.Hello, reason: str, again: bool = False) -> None:
+        self._server.send(address, wire.encode(wire.Refused(hello.producer, reason, again)))
 
     def _open(self, hello: wire.Hello) -> _Run:
         directory = Path(hello.directory)
@@ -354,10 +380,9 @@ class Collector:
         ]
         if foreign and not (directory / "events").is_dir():
             raise UsageError(f"is no run directory: it holds {foreign[0]!r}")
-        run = _Run(hello.run, directory, self._result, self._options)
-        append_journals(run.log, spool.roots(os.environ), run.id, remove=True)
-        self._runs[hello.run] = run
+        run = self._runs[hello.run] = _Run(hello.run, directory, self._result, self._options)
         self._closed.pop(hello.run, None)
+        append_journals(run.log, spool.roots(os.environ), run.id, remove=True)
         return run
 
     def _append(self, address: bytes, batch: wire.Batch, data: bytes) -> None:
@@ -366,7 +391,7 @@ class Collector:
         if not (0 <= batch.count <= len(data) and 0 <= batch.first < 1 << 62):
             raise WireError(f"{batch.count:,} events from {batch.first:,} on")
         run = self._runs.get(batch.run)
-        if run is None or batch.producer not in run.clients:
+        if run is None or not (batch.producer in run.clients or batch.producer in run.buried):
             return  # from before we were here: its hello comes soon
         expected = run.log.next.get(batch.producer, 0)
         first, count = batch.first, batch.count
@@ -382,7 +407,10 @@ class Collector:
                 data = wire.cut(data, expected - first)
                 count -= expected - first
                 first = expected
-        run.log.append(batch.producer, first, count, data)
+        try:
+            run.log.append(batch.producer, first, count, data)
+        except Over:
+            return  # its hello opens the run again
         self.events += count
         run.unsynced[batch.producer] = address
         self._mark(run)
@@ -422,6 +450,8 @@ class Collector:
         while not self._results.empty():
             run = self._results.get()
             last = run.publisher.closed
+            if self._runs.get(run.id) is not run:
+                continue  # we have heard that it is over
             if last is not None:
                 self._tell(run, last)
                 self._closed[run.id] = last
@@ -430,7 +460,7 @@ class Collector:
                 if not run.waiting:  # else a client says it
                     self.untold.append((run.directory, last))
                     del self.untold[:-1000]
-                self._runs.pop(run.id, None)
+                del self._runs[run.id]
                 for client in run.clients.values():
                     if client.witness is not None:
                         client.witness.close()
@@ -455,7 +485,7 @@ class Collector:
             self._server.send(run.waiting[producer], wire.encode(word))
 
     def _living(self, run: _Run) -> list[bytes]:
-        """Producers that have not ended and are not known to be dead."""
+        """Ranks that have not ended and are not known to be dead; forked children do not count."""
         ends = run.publisher.state
         return [
             producer
@@ -463,6 +493,7 @@ class Collector:
             if producer not in run.waiting
             and producer not in ends.ends
             and ((known := ends.producers.get(producer)) is None or known.ended is None)
+            and (known is None or known.started is None or not known.started.parent)
         ]
 
     # -------------------------------------------------------------------------- liveness
@@ -471,16 +502,18 @@ class Collector:
         """Who of the run still lives?  Take up what the dead have left in the spool."""
         now = time.monotonic()
         living = False
-        for producer, client in run.clients.items():
+        if append_undelivered(run.log, run.directory):  # of one who could wait no longer
+            run.log.sync()
+            run.notify()
+        for producer, client in list(run.clients.items()):
             if client.witness is None:
                 living = True  # other hosts: leases come with relays
             elif client.witness.alive():
                 known = run.publisher.state.producers.get(producer)
                 living = living or known is None or known.ended is None
-            elif producer not in run.buried:
+            else:
                 gone = run.vanished.setdefault(producer, now)
                 if client.witness.settled(now - gone) or client.hello.pid in self.waited:
-                    run.buried.add(producer)
                     self._bury(run, producer, client.hello, client.witness)
         if living:
             run.last_alive = now
@@ -493,14 +526,18 @@ class Collector:
         seen = watched.tell()
         if hello.pid in self.waited:
             seen = of_return_code(self.waited[hello.pid], "waited")
-        watched.close()
         run.log.sync()
         known = run.publisher.state.producers.get(producer)
-        if known is not None and known.ended is not None:
-            return  # it has said so itself
-        self._tell_end(run, producer, seen)
-        run.log.sync()
-        run.notify()
+        if known is None or known.ended is None:  # it has not said so itself
+            self._tell_end(run, producer, seen)
+            run.log.sync()
+            run.notify()
+        watched.close()
+        run.buried.add(producer)
+        del run.clients[producer]
+        run.vanished.pop(producer, None)
+        run.rewound.pop(producer, None)
+        self._known.discard((hello.pid, hello.pid_start, hello.boot_id))
 
     @staticmethod
     def _tell_end(run: _Run, producer: bytes, seen: Sight) -> None:

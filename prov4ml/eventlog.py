@@ -11,6 +11,7 @@ last file; a bad frame earlier ends its file and is counted.  Frames are numbere
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gzip
 import os
@@ -18,7 +19,7 @@ import struct
 import threading
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Final, cast
 
@@ -26,7 +27,7 @@ import msgspec
 
 from prov4ml.errors import FormatError, UsageError
 
-__all__ = ["SEGMENT", "EventLog", "Frame", "Reader"]
+__all__ = ["SEGMENT", "Busy", "EventLog", "Frame", "Over", "Reader"]
 
 MAGIC: Final = b"P4MLLOG1"
 SEGMENT: Final = 64 << 20
@@ -47,12 +48,23 @@ class Frame(msgspec.Struct, frozen=True):
     batch: bytes
 
 
+class Busy(UsageError):
+    """Another collector has this log in hand."""
+
+
+class Over(OSError):
+    """The log takes no more of this producer: the run is over."""
+
+
 class EventLog:
     """The writer.  Opening it continues an existing log and cuts a torn frame off its end.
 
     ``frames`` counts the frames, ``synced`` those that a power cut leaves.
-    ``next`` holds the next sequence of each producer.  Raises ``UsageError`` while another
-    collector writes it.
+    ``next`` holds the next sequence of each producer.  Raises ``Busy`` while another
+    collector writes it, ``OSError``, ``FormatError``.
+
+    A log ends in three steps: ``leave_to`` lets nobody append but one, ``end`` nobody at all, and
+    ``close`` lets the next writer in.
     """
 
     def __init__(self, directory: Path, run: str) -> None:
@@ -62,8 +74,19 @@ class EventLog:
         self.frames = 0
         self.synced = 0
         self._lock = threading.Lock()
-        directory.mkdir(parents=True, exist_ok=True)
+        self._only: bytes | None = None  # who may still append, once the run is over
+        if not directory.is_dir():
+            directory.mkdir(parents=True, exist_ok=True)
+            _sync_folder(directory.parent)
         self._guard = _lock(directory)
+        try:
+            self._continue()
+        except BaseException:
+            self._release()
+            raise
+
+    def _continue(self) -> None:
+        directory = self.directory
         reader = Reader(directory)
         for frame in reader:
             self._count(frame.producer, frame.first, frame.count)
@@ -90,24 +113,35 @@ class EventLog:
             self.next[producer] = max(self.next.get(producer, 0), first + count)
 
     def _begin(self) -> None:
+        """Go on in a new file.  Where that fails nothing has changed."""
         path = self.directory / f"{self.frames:012d}.log"
-        self._file = open(path, "xb", buffering=0)
+        file = open(path, "xb", buffering=0)
         header = _HEADER.pack(MAGIC, 1, 0, uuid.UUID(self.run).bytes, self.frames)
-        self._file.write(header)
+        try:
+            if file.write(header) != len(header):
+                raise OSError(errno.ENOSPC, "the event log's disk is full")
+            _sync_folder(self.directory)  # or a power cut may take the file with all it holds
+        except BaseException:
+            file.close()
+            path.unlink(missing_ok=True)
+            raise
+        self._file = file
         self._size = len(header)
 
     def append(self, producer: bytes, first: int, count: int, batch: bytes) -> int:
-        """Write one frame (not yet synced) and give back its number.  Raises ``OSError``."""
+        """Write one frame (not yet synced), give back its number.  Raises ``OSError``, ``Over``."""
         rest = _REST.pack(producer, first, count)
         crc = zlib.crc32(batch, zlib.crc32(rest))
         data = b"".join((struct.pack("<II", len(batch), crc), rest, batch))
         with self._lock:
+            if self._file.closed or self._only not in (None, producer):
+                raise Over(errno.EBADF, "the run is over")
             if self._size > SEGMENT:
                 self._turn()
             try:
                 written = self._file.write(data)
                 if written != len(data):
-                    raise OSError(28, "the event log's disk is full")
+                    raise OSError(errno.ENOSPC, "the event log's disk is full")
             except OSError:
                 self._file.truncate(self._size)  # a torn frame would hide all that follow
                 self._file.seek(self._size)
@@ -119,25 +153,42 @@ class EventLog:
         return number
 
     def _turn(self) -> None:
-        os.fdatasync(self._file.fileno())
-        self._file.close()
+        old = self._file
+        os.fdatasync(old.fileno())
         self._begin()
+        old.close()
 
     def sync(self) -> int:
         """Make everything appended so far safe; gives back how many frames are."""
         with self._lock:
-            frames, number = self.frames, self._file.fileno()
-            os.fdatasync(number)
-            self.synced = frames
-        return frames
+            if not self._file.closed:
+                frames = self.frames
+                os.fdatasync(self._file.fileno())
+                self.synced = frames
+            return self.synced
 
-    def close(self) -> None:
+    def leave_to(self, producer: bytes) -> None:
+        """From now on only ``producer`` may append: what others say belongs to the run no more."""
+        with self._lock:
+            self._only = producer
+
+    def end(self) -> None:
+        """Nothing is appended any more; other writers are still kept out."""
         with self._lock:
             if not self._file.closed:
                 os.fdatasync(self._file.fileno())
                 self.synced = self.frames
                 self._file.close()
-                os.close(self._guard)  # lets the next writer in
+
+    def close(self) -> None:
+        """Let the next writer in."""
+        self.end()
+        self._release()
+
+    def _release(self) -> None:
+        guard, self._guard = self._guard, -1
+        if guard >= 0:
+            os.close(guard)
 
 
 def _lock(directory: Path) -> int:
@@ -147,24 +198,38 @@ def _lock(directory: Path) -> int:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
-        raise UsageError(f"another collector writes {directory}") from None
+        raise Busy(f"another collector writes {directory}") from None
     return fd
 
 
-def compress(directory: Path) -> None:
-    """Seal all files of a log that nobody writes any more."""
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def compress(directory: Path, stop: Callable[[], bool] = lambda: False) -> None:
+    """Seal all files of a log that nobody writes any more; ``stop`` says that somebody wants to."""
     for path in _files(directory):
         if path.suffix != ".log":
             continue
         sealed = path.with_name(path.name + ".gz")
         beside = sealed.with_name(sealed.name + ".tmp")
-        with open(path, "rb") as source, open(beside, "wb") as raw:
-            with gzip.GzipFile("", "wb", 6, raw, mtime=0) as target:
-                while part := source.read(1 << 20):
-                    target.write(part)
-            raw.flush()
-            os.fsync(raw.fileno())
-        os.replace(beside, sealed)
+        try:
+            with open(path, "rb") as source, open(beside, "wb") as raw:
+                with gzip.GzipFile("", "wb", 6, raw, mtime=0) as target:
+                    while part := source.read(1 << 20):
+                        if stop():
+                            return
+                        target.write(part)
+                raw.flush()
+                os.fsync(raw.fileno())
+            os.replace(beside, sealed)
+            _sync_folder(directory)  # before the only other copy goes
+        finally:
+            beside.unlink(missing_ok=True)
         path.unlink()
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from prov4ml import events as ev
 from prov4ml import sink, wire
-from prov4ml.eventlog import EventLog, Frame, Reader
+from prov4ml.eventlog import EventLog, Frame, Over, Reader
 from prov4ml.talk import log
 
 __all__ = ["Chunks", "Feed"]
@@ -66,7 +66,7 @@ class Feed:
         target: sink.Target,
         options: Mapping[str, Any],
         log: EventLog,
-        emit: Callable[[ev.CollectorEvent], None],
+        emit: Callable[[ev.CollectorEvent], object],
     ) -> None:
         self.name = name
         self.done = threading.Event()
@@ -93,10 +93,15 @@ class Feed:
     def _run(self) -> None:
         try:
             self._serve()
+        except Over:  # it was told that nobody waits for it any more
+            log.warning("sink %s: finished when the run was closed", self.name)
         except Exception as error:  # a sink may raise anything
             text = f"{type(error).__name__}: {error}"
             log.warning("sink %s: %s", self.name, text)
-            self._emit(ev.SinkFailed(time.time_ns(), self.name, text))
+            try:
+                self._emit(ev.SinkFailed(time.time_ns(), self.name, text))
+            except OSError as full:
+                log.warning("sink %s: nor can that be recorded: %s", self.name, full)
         finally:
             self.done.set()
 

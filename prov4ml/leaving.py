@@ -11,6 +11,7 @@ import logging
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ def leave(run: Run, deadline: float) -> None:
             _report(run, sender.closed)
         return
     sender.stop(min(1.0, 0.1 * run.settings.exit_timeout))
-    copied = _copy_undelivered(run)
+    copied = _copy_in_time(run, deadline)
     if copied:
         journal.close(remove=True)
     else:
@@ -67,23 +68,53 @@ def _report(run: Run, closed: wire.Closed) -> None:
         say(logging.WARNING, f"{run.name}: {failure}")
 
 
-def _copy_undelivered(run: Run) -> bool:
-    """Copy every segment of our run's producers that this process answers for."""
+def _copy_in_time(run: Run, deadline: float) -> bool:
+    """Copy what is not delivered; False when it stays in the spool.
+
+    On a thread of its own where there can be one (not while the interpreter ends, from Python
+    3.12 on): nobody knows how long the disk of the run directory takes, or whether it answers.
+    """
+    done: list[bool] = []
+    thread = threading.Thread(
+        target=lambda: done.append(_copy_undelivered(run, deadline)), daemon=True
+    )
+    try:
+        thread.start()
+    except RuntimeError:
+        return _copy_undelivered(run, deadline)
+    thread.join(max(0.1, deadline - time.monotonic()))
+    if not done:
+        _stays(run, "no time left to copy it")
+    return done == [True]
+
+
+def _copy_undelivered(run: Run, deadline: float) -> bool:
+    """Copy every segment of our run's producers that this process answers for.
+
+    A producer's folder gets its name when it is whole: a collector may be looking at it.
+    """
+    folder = run.directory / "undelivered"
     try:
         for producer in [run._journal.who.producer, *run._sender.children()]:
-            target = run.directory / "undelivered" / producer.hex()
             paths = spool.segments(run._places, run.id, producer)
+            beside = folder / f"{producer.hex()}.new"
             if paths:
-                target.mkdir(parents=True, exist_ok=True)
+                beside.mkdir(parents=True, exist_ok=True)
             for path in paths:
-                shutil.copyfile(path, target / path.name)
+                if time.monotonic() > deadline:
+                    shutil.rmtree(beside, ignore_errors=True)
+                    raise TimeoutError("no time left to copy it")
+                shutil.copyfile(path, beside / path.name)
+            if paths:
+                beside.rename(folder / producer.hex())
     except OSError as error:
-        say(
-            logging.WARNING,
-            f"{run.name}: the journal stays in the spool ({error}): prov4ml recover",
-        )
+        _stays(run, str(error))
         return False
     return True
+
+
+def _stays(run: Run, why: str) -> None:
+    say(logging.WARNING, f"{run.name}: the journal stays in the spool ({why}): prov4ml recover")
 
 
 def _collect(run: Run, deadline: float, command: str) -> None:

@@ -13,9 +13,11 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from prov4ml import (
     documents,
@@ -40,17 +42,20 @@ __all__ = ["Publisher", "fold", "replay"]
 _KEY: Final = re.compile(r"[0-9a-f.-]+")  # a marker's name, as it may come over the wire
 _SNAPSHOT: Final = 60.0  # s between documents of a running run
 _CHANGED: Final = 5.0  # s after a change of the ranks' status
-_PATIENCE: Final = 20  # times the last rendering that pass before the next
+_PATIENCE: Final = 20  # times the last rendering, or judging, that pass before the next
 _SINKS: Final = 5.0  # s that stream sinks get at the end
 
 
-def take(of: state.RunState, frame: Frame) -> None:
-    """Fold one frame."""
-    if frame.count:
-        events = wire.decode_batch(frame.batch, frame.count)
-        state.apply(of, frame.producer, frame.first, events)
-    else:
+def take(of: state.RunState, frame: Frame) -> bool:
+    """Fold one frame; whether it said anything but points."""
+    if not frame.count:
         state.define(of, frame.producer, wire.decode_table(frame.batch))
+        return False
+    p = of.producers.get(frame.producer)
+    before = p.received - p.points if p is not None else 0
+    state.apply(of, frame.producer, frame.first, wire.decode_batch(frame.batch, frame.count))
+    p = of.producers[frame.producer]
+    return p.received - p.points > before
 
 
 def fold(directory: Path) -> state.RunState:
@@ -58,8 +63,9 @@ def fold(directory: Path) -> state.RunState:
     if not (directory / "events").is_dir():
         raise UsageError(f"{directory} has no event log (events/): is it a run directory?")
     found = state.RunState()
-    for frame in Reader(directory / "events"):
-        take(found, frame)
+    with closing(Reader(directory / "events")) as reader:
+        for frame in reader:
+            take(found, frame)
     return standing(found, directory / "events", None, {})
 
 
@@ -117,17 +123,26 @@ class Publisher:
         self._cuts: Cuts = {}
         self._feeds: list[Feed] | None = None
         self._written: list[documents.Written] = []
+        self._kept: deque[tuple[int, Path]] = deque()  # copies that go once this frame is safe
+        self._changed = True  # the state, in more than points, since it was judged
+        self._judged = 0.0
+        self._judging = 0.0  # s that it took
+        self._complete = False
+        self._statuses = ""
+        self._closing = False
+        self._over = False  # that the run has ended stands in the log
         self._shown = 0.0
         self._shown_as = ""
         self._took = 0.0
         self._emit(ev.CollectorStarted(time.time_ns(), process.hostname(), os.getpid(), VERSION))
 
-    def _emit(self, event: ev.CollectorEvent) -> None:
-        """Append an event of our own; from any thread."""
+    def _emit(self, event: ev.CollectorEvent) -> int:
+        """Append an event of our own, and give back its frame; from any thread."""
         with self._lock:
             batch = wire.array_header(1) + wire.encode(event)
-            self.log.append(self._id, self._sequence, 1, batch)
+            frame = self.log.append(self._id, self._sequence, 1, batch)
             self._sequence += 1
+        return frame
 
     def rank_ended(self, event: ev.RankEnded) -> None:
         """A rank's end, seen by somebody else; from any thread."""
@@ -137,24 +152,43 @@ class Publisher:
 
     def follow(self) -> None:
         """Fold what is safe in the log, open sinks when the run is known, store bytes."""
-        for frame in self._reader.read(self.log.synced):
-            take(self.state, frame)
-        started = next(state.ranks(self.state), None)
-        if started is None or started.started is None:
-            return
+        for said in self._reader.read(self.log.synced):
+            self._changed |= take(self.state, said)
         if self._feeds is None:
+            started = next(state.ranks(self.state), None)
+            if started is None or started.started is None:
+                return
             self._open(started.started)
-        for producer, artifact in state.pending(self.state):
-            kept = store.keep(self.directory, producer, artifact, time.time_ns())
-            self._emit(kept)
-            self.state.stored[producer.id, artifact.n] = kept
+        while self._kept and self._kept[0][0] < self.log.synced:
+            self._kept.popleft()[1].unlink(missing_ok=True)
+        if self._changed and time.monotonic() - self._judged >= _PATIENCE * self._judging:
+            for producer, artifact in state.pending(self.state):
+                kept = store.keep(self.directory, producer, artifact, time.time_ns())
+                frame = self._emit(kept)
+                self.state.stored[producer.id, artifact.n] = kept
+                if kept.path is not None:
+                    copy = store.incoming(self.directory, producer.id, artifact.n)
+                    self._kept.append((frame, copy))
+            self._judge()
         for feed in self._feeds or ():
             feed.notify()
 
+    def _judge(self) -> None:
+        """Where the run stands: it takes a look at every producer and artifact.
+
+        So it is done when something changed, and seldom where there are very many.
+        """
+        began = time.monotonic()
+        self._complete = state.complete(self.state) and not state.pending(self.state)
+        self._statuses = repr([state.ended(self.state, p).status for p in state.ranks(self.state)])
+        # Points withdraw that somebody was out of sight.
+        self._changed = any(end.status == "unreachable" for end in self.state.ends.values())
+        self._judged = time.monotonic()
+        self._judging = self._judged - began
+
     def _open(self, started: ev.Started) -> None:
         if not self.state.opened:
-            names = tuple(started.settings.get("sinks", ()))
-            options = {**started.settings.get("options", {})}
+            names, options = _wanted(started.settings)
             options |= {name: dict(own) for name, own in self._options.items()}
             opened = ev.RunOpened(time.time_ns(), started.run, str(self.directory), names, options)
             self._emit(opened)
@@ -179,14 +213,16 @@ class Publisher:
     @property
     def complete(self) -> bool:
         """Whether all ranks have ended and all bytes are stored."""
-        return state.complete(self.state) and not state.pending(self.state)
+        if self._complete and self._changed:
+            self._judge()
+        return self._complete
 
     def snapshot(self) -> None:
         """Write documents of the running run when they are due."""
         if self._feeds is None:
             return
         now = time.monotonic()
-        shown_as = repr([state.ended(self.state, p).status for p in state.ranks(self.state)])
+        shown_as = self._statuses
         since = now - self._shown
         wait = _CHANGED if shown_as != self._shown_as else _SNAPSHOT
         if self._shown and since < max(wait, _PATIENCE * self._took):
@@ -209,10 +245,32 @@ class Publisher:
     # ------------------------------------------------------------------------------- end
 
     def close(self) -> wire.Closed:
-        """Seal the outputs, end the run, write the documents; the log is closed and packed."""
-        salvage.append_undelivered(self.log, self.directory)
+        """Seal the outputs, end the run, write the documents.  The log is kept for ``pack``.
+
+        What fails (a full disk) may be tried again: it goes on where it was.
+        """
+        if not self._closing:
+            salvage.append_undelivered(self.log, self.directory)
+            self.log.leave_to(self._id)  # or the log would hold what no document says
+            self._closing = True
+        if not self._over:
+            self.log.sync()
+            self._judged = 0.0
+            self.follow()
+            self._finish_feeds()
+            numbers = state.attempts(self.state)
+            self._emit(ev.RunEnded(time.time_ns(), numbers[-1] if numbers else 1))
+            self._over = True
         self.log.sync()
-        self.follow()
+        for frame in self._reader.read(self.log.synced):
+            take(self.state, frame)
+        self._write(time.monotonic())
+        self.log.end()
+        self._reader.close()
+        self.closed = self._last_word()
+        return self.closed
+
+    def _finish_feeds(self) -> None:
         deadline = time.monotonic() + _SINKS
         for feed in self._feeds or ():
             feed.finish()
@@ -220,18 +278,18 @@ class Publisher:
             if not feed.done.wait(max(0.0, deadline - time.monotonic())):
                 text = "unfinished: too slow at the end of the run; prov4ml replay takes it up"
                 self._emit(ev.SinkFailed(time.time_ns(), feed.name, text))
-        numbers = state.attempts(self.state)
-        self._emit(ev.RunEnded(time.time_ns(), numbers[-1] if numbers else 1))
-        self.log.sync()
-        for frame in self._reader.read(self.log.synced):
-            take(self.state, frame)
-        self._write(time.monotonic())
-        self.log.close()
-        self.closed = self._last_word()
-        return self.closed
 
-    def pack(self) -> None:
-        """After the end: compress the log (or remove it), tidy up what is delivered."""
+    def pack(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """After the end: compress the log (or remove it), tidy up what is delivered.
+
+        Nobody else writes the log meanwhile; ``stop`` says that somebody wants to.
+        """
+        try:
+            self._pack(stop)
+        finally:
+            self.log.close()
+
+    def _pack(self, stop: Callable[[], bool]) -> None:
         started = next(state.ranks(self.state), None)
         settings = started.started.settings if started and started.started else {}
         key = settings.get("key")
@@ -239,20 +297,35 @@ class Publisher:
             restarts = state.run_status(self.state).status != "finished"
             rundir.release(self.directory, key, restarts=restarts)
         incoming = self.directory / "artifacts" / ".incoming"
-        if incoming.is_dir() and not any(incoming.iterdir()):
-            incoming.rmdir()
+        if incoming.is_dir():
+            kept = self.state.stored.items()
+            names = {store.name(id, n) for (id, n), e in kept if e.path is not None}
+            for copy in [copy for copy in incoming.iterdir() if copy.name in names]:
+                copy.unlink(missing_ok=True)
+            if not any(incoming.iterdir()):
+                incoming.rmdir()
+        for left in self.directory.glob(".*.tmp"):  # of a collector that died while it wrote
+            left.unlink(missing_ok=True)
+        undelivered = self.directory / "undelivered"
+        for left in undelivered.glob("*.new"):  # of a process that died while it copied
+            shutil.rmtree(left, ignore_errors=True)
+        if undelivered.is_dir() and not any(undelivered.iterdir()):
+            undelivered.rmdir()
         if settings.get("keep_events", True):
-            eventlog.compress(self.log.directory)
+            eventlog.compress(self.log.directory, stop)
         else:
             shutil.rmtree(self.log.directory, ignore_errors=True)
 
     def abandon(self) -> None:
         """Let go of a run that is not over: documents as of now, the log closed."""
-        self.log.sync()
-        self.follow()
-        if self._feeds is not None:
-            self._write(time.monotonic())
-        self.log.close()
+        try:
+            self.log.sync()
+            self.follow()
+            if self._feeds is not None:
+                self._write(time.monotonic())
+        finally:
+            self._reader.close()
+            self.log.close()
 
     def _last_word(self) -> wire.Closed:
         shown = documents.manifest(self.state, self._written)
@@ -268,6 +341,19 @@ class Publisher:
             tuple(w.path for w in self._written if w.error is None),
             tuple(shown["failures"]),
         )
+
+
+def _wanted(settings: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
+    """The sinks that a run asks for, and their options; what is neither came from a stranger."""
+    names, options = settings.get("sinks"), settings.get("options")
+    return (
+        tuple(map(str, names)) if isinstance(names, list | tuple) else (),
+        {
+            str(name): dict(own)
+            for name, own in (options.items() if isinstance(options, Mapping) else ())
+            if isinstance(own, Mapping)
+        },
+    )
 
 
 def replay(directory: Path, names: Iterable[str]) -> list[Path]:
@@ -304,8 +390,9 @@ def _replay_stream(
     target = sink.Target(directory, first.started.run, first.started.experiment)
     made: sink.StreamSink = kind(target, options)
     chunks = Chunks()
-    for frame in Reader(directory / "events"):
-        chunk = chunks.take(frame)
-        if chunk is not None:
-            made.write(chunk)
+    with closing(Reader(directory / "events")) as reader:
+        for frame in reader:
+            chunk = chunks.take(frame)
+            if chunk is not None:
+                made.write(chunk)
     return [directory / output.path for output in made.close()]

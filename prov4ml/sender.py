@@ -36,7 +36,8 @@ __all__ = ["Sender"]
 TICK: Final = 0.05  # s between looks at the journal
 PATIENCE: Final = 2.0  # s without an answer until hello is said again
 CHILDREN: Final = 1.0  # s between looks for children's journals
-STARTS: Final = 10  # collectors that one sender starts at most
+STARTS: Final = 10  # collectors that one sender starts at most, one after the other
+SERVED: Final = 60.0  # s after which one that answers has started well
 
 
 class Sender:
@@ -68,6 +69,7 @@ class Sender:
         self._ending = False
         self._said_ending = False
         self._unsaid = False  # a hello that could not be sent yet
+        self._unsent = False  # nor could a batch: nobody is there, or they take nothing
         self._stop = False
         self._done = threading.Event()
         self._recorded = threading.Event()
@@ -202,7 +204,8 @@ class Sender:
                 return
         for parcel in box.parcels():
             if not self._send(client, box, parcel):
-                self._window.restart()  # nobody is there, or they take nothing
+                self._window.restart()
+                self._unsent = True
                 return
         if self._ending and box is self._own and not self._said_ending:
             self._said_ending = self._hello(client, box)
@@ -242,6 +245,7 @@ class Sender:
 
     def _hear(self, message: wire.Message) -> None:
         self._heard = time.monotonic()
+        self._unsent = False
         if isinstance(message, wire.Closed):
             self.closed = message
             self._done.set()
@@ -299,11 +303,13 @@ class Sender:
         now = time.monotonic()
         if self._client is not None and now - self._heard < PATIENCE:
             return True
-        waiting = self._own.flying or self._ending or not self._own.welcome
+        waiting = self._window.flying or self._unsent or self._ending or not self._own.welcome
         if self._client is not None and not waiting:
             return True
         assert self._service is not None
         if now >= self._start_at and not service.served(self._service):
+            if self._heard > self._start_at + SERVED:
+                self._starts = 0  # what ended was no bad start
             if self._starts >= STARTS:
                 if self._starts == STARTS:
                     self._starts += 1

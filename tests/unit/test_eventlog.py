@@ -11,7 +11,7 @@ import pytest
 
 from prov4ml import eventlog
 from prov4ml.errors import FormatError
-from prov4ml.eventlog import EventLog, Frame, Reader, compress
+from prov4ml.eventlog import Busy, EventLog, Frame, Over, Reader, compress
 
 RUN = "0190b6f2-7c1e-7000-8000-2f1d5c3a9e01"
 P, Q = b"p" * 16, b"q" * 16
@@ -301,6 +301,117 @@ def test_a_full_disk_leaves_no_torn_frame_in_the_way(
     _write(log, range(3, 5))
     log.close()
     _right(_frames(tmp_path), range(5))
+
+
+@pytest.mark.parametrize("fails", ["open", "header", "folder"])
+def test_a_full_disk_at_a_turn_loses_nothing(
+    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """Where no next file can be begun the append raises; once there is room the log goes on."""
+    log = EventLog(tmp_path, RUN)
+    done = 0
+    while log._size <= eventlog.SEGMENT:
+        _write(log, range(done, done + 1))
+        done += 1
+
+    class Short:
+        def __init__(self, path: Path, *_: object, **__: object) -> None:
+            self._file = real(path, "xb", buffering=0)
+
+        def write(self, data: bytes) -> int:
+            return int(self._file.write(data[:7]))
+
+        def close(self) -> None:
+            self._file.close()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "disk is full")
+
+    real = open
+    with monkeypatch.context() as broken:
+        if fails == "folder":
+            broken.setattr(eventlog, "_sync_folder", full)
+        else:
+            broken.setattr(eventlog, "open", full if fails == "open" else Short, raising=False)
+        for _ in range(3):
+            with pytest.raises(OSError, match="disk is full"):
+                log.append(P, done // 2, 1, _batch(done))
+        log.sync()
+    _write(log, range(done, done + 9))
+    log.close()
+    _right(_frames(tmp_path), range(done + 9))
+    assert len(_files(tmp_path)) > 1
+
+
+def test_a_new_file_is_in_its_folder_before_anything_is_synced(
+    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut must not take the name of a file whose content was synced."""
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noting(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    log = EventLog(tmp_path / "events", RUN)
+    assert synced == [str(tmp_path), str(tmp_path / "events")]
+    _write(log, range(100))
+    assert synced.count(str(tmp_path / "events")) == len(_files(tmp_path / "events")) > 2
+    log.close()
+
+
+def test_the_end_of_a_log_is_nobody_elses(tmp_path: Path) -> None:
+    """Left to one producer others are told; ended, all are; closed, another writer may come."""
+    log = EventLog(tmp_path, RUN)
+    _write(log, range(4))
+    log.leave_to(P)
+    with pytest.raises(Over):
+        log.append(Q, 2, 1, _batch(4))
+    assert log.append(P, 2, 1, _batch(5)) == 4
+    log.end()
+    with pytest.raises(Over):
+        log.append(P, 3, 1, _batch(7))
+    assert log.sync() == log.synced == 5
+    with pytest.raises(Busy):
+        EventLog(tmp_path, RUN)
+    log.close()
+    EventLog(tmp_path, RUN).close()
+
+
+def test_a_log_that_cannot_be_opened_is_let_go(tmp_path: Path) -> None:
+    """After an error nobody holds the lock."""
+    (tmp_path / "000000000000.log").write_bytes(b"x" * 100)
+    for _ in range(2):
+        with pytest.raises(FormatError):
+            EventLog(tmp_path, RUN)
+    (tmp_path / "000000000000.log").unlink()
+    EventLog(tmp_path, RUN).close()
+
+
+def test_compressing_stops_when_somebody_wants_to_write(tmp_path: Path, small: None) -> None:
+    """What is compressed stays so, the rest is as it was, and nothing is left over."""
+    log = EventLog(tmp_path, RUN)
+    _write(log, range(60))
+    log.close()
+    before = len(_files(tmp_path))
+    asked: list[int] = []
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) > 2
+
+    compress(tmp_path, stop)
+    after = _files(tmp_path)
+    assert len(after) == before
+    assert [path.suffix for path in after].count(".gz") == 2
+    assert not list(tmp_path.glob("*.tmp"))
+    log = EventLog(tmp_path, RUN)
+    _write(log, range(60, 70))
+    log.close()
+    compress(tmp_path)
+    _right(_frames(tmp_path), range(70))
 
 
 def test_threads_append_whole_frames(tmp_path: Path, small: None) -> None:

@@ -199,6 +199,46 @@ def test_others_in_the_spool_are_forgotten(made: Made) -> None:
     assert not made.sender._others
 
 
+def test_collector_that_dies_while_nothing_is_said(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is replaced as soon as there is something to say, not at the end of the run."""
+    spawned: list[float] = []
+    monkeypatch.setattr(sender.service, "served", lambda _: False)
+    monkeypatch.setattr(sender.service, "spawn", lambda _: spawned.append(made.now))
+    made.sender.address = "auto"
+    made.sender._service = sender.service.Service(Path("s"), Path("k"), Path("g"))
+    made.points()
+    made.ship()
+    made.hear(wire.Welcome(OWN, 0, 0))
+    made.ship()
+    made.hear(wire.Ack(OWN, made.journal.sent))
+    nobody = SimpleNamespace(send=lambda *_: False, receive=lambda *_, **__: iter(()))
+    made.sender._client = nobody  # type: ignore[assignment]
+    for _ in range(100):
+        made.now += 0.1
+        made.sender._cycle()
+    assert spawned == []  # all is said
+    made.points(1)
+    for _ in range(10):
+        made.now += 0.1
+        made.sender._cycle()
+    assert len(spawned) == 1
+    for day in range(1, 30):  # each of its successors serves a day and dies
+        made.hear(wire.Welcome(OWN, 0, 0))
+        made.now += 86_400.0
+        made.hear(wire.Ack(OWN, 1))
+        made.now += PATIENCE + 0.1
+        made.points(1)
+        made.sender._cycle()
+        made.sender._cycle()
+        assert len(spawned) == 1 + day
+    for _ in range(3000):  # but one that cannot start is tried ten times
+        made.now += 1.0
+        made.sender._cycle()
+    assert len(spawned) == 30 + sender.STARTS - 1
+
+
 def test_refused_for_now(made: Made) -> None:
     """A collector whose disk is full is asked again; one of another version is not."""
     made.points()
