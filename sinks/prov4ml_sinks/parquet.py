@@ -3,11 +3,14 @@
 A part is named by the event-log frames, first and last, whose points it holds; a frame is never
 split.  While the run goes on, points are kept in compact columns and rolled into a part (in log
 order) at a million rows or after 60 s.  A part is written beside its name, synced, renamed: what
-``flush`` calls safe survives the loss of the node.  ``close`` merges the parts into one, ordered
-by series, whose rows and their order depend on the log alone, not on when parts were rolled or
-how often the collector died.  After a crash the next instance starts at the cursor: parts beyond
-it are replaced, a merged part that reaches beyond it is recognised and its frames are not taken
-twice.  So each point stands once.
+``flush`` calls safe survives the loss of the node.
+
+Small parts are merged into a *whole* one, ordered by series, as soon as a million rows have come
+since the last whole one; ``close`` merges what is left.  So the end of a run takes a second or
+two, however long it was.  Where whole parts begin and end, their rows and their order depend on
+the log alone, not on when parts were rolled or how often the collector died.  After a crash the
+next instance starts at the cursor: parts beyond it are replaced, a merged part that reaches
+beyond it is recognised and its frames are not taken twice.  So each point stands once.
 
 Never here: a decision that looks at a value.  NaN, infinities and -0.0 are kept bit for bit.
 The files themselves (columns, encodings, order, ``read``) are in ``parquet_files``.
@@ -17,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Final
 
 from prov4ml.errors import SinkError, UsageError
@@ -40,6 +43,7 @@ class Parquet:
         "rows_per_part": "rows after which a part is written while running (default 1000000)",
     }
     seconds: ClassVar[float] = 60.0  # a part is also written when its oldest row waited this long
+    whole: ClassVar[int] = 1_000_000  # rows of a part that is not merged any more, at least
 
     def __init__(self, target: Target, options: Mapping[str, object]) -> None:
         """Take up what is in ``metrics/``; writes no file before there is a point.
@@ -59,11 +63,17 @@ class Parquet:
         # their replacement is there, so that a replay never leaves a moment without points.
         self._stale = [part for part in found if part.first >= target.frame]
         before = [part for part in found if part.first < target.frame]
-        self._parts = files.visible(before)
+        self._whole: list[files.Part] = []
+        self._parts: list[files.Part] = []  # those behind the last whole one
+        self._parts_rows = 0
+        self._seals: dict[files.Part, Output] = {}
+        for part in files.visible(before):
+            self._take_up(part)
         for part in before:
-            if part not in self._parts:
+            if part not in self._whole and part not in self._parts:
                 part.path.unlink(missing_ok=True)
-        self._held = self._parts[-1].last if self._parts else -1  # last frame that is in a part
+        last = [*self._whole[-1:], *self._parts][-1:]
+        self._held = last[0].last if last else -1  # last frame that is in a part
 
         self._codes: dict[tuple[int, int, SeriesKey], int] = {}
         self._keys: list[tuple[int, int, SeriesKey]] = []
@@ -94,21 +104,24 @@ class Parquet:
         """Write a part when it is time; the first frame that is not safely in one."""
         if self._rows() and self.clock() - self._since >= self.seconds and not self._broken:
             self._roll()
+        for part in [part for part in self._whole if part not in self._seals][:1]:
+            self._seal(part)  # of an earlier instance; one at a time
         return self._frame if self._first < 0 else self._first
 
     def close(self) -> list[Output]:
-        """Write what waits and merge all parts into one; none without a point."""
+        """Write what waits and merge the last parts into one; none without a point."""
         if self._broken:  # the frame that failed is not whole: leave it to the next instance
             for column in self._pending:
                 del column[self._mark :]
         else:
             self._next_frame(self._frame + 1)
         self._roll()
-        merged = self._merge() if self._parts else []
+        if self._parts:
+            self._merge()
         if not self._broken:
             for part in self._stale:
                 part.path.unlink(missing_ok=True)
-        return merged
+        return [self._seals.get(part) or self._seal(part) for part in (*self._whole, *self._parts)]
 
     # ------------------------------------------------------------------------ in memory
 
@@ -123,7 +136,9 @@ class Parquet:
         self._frame = frame
         if rows >= _PENDING:
             self._pack()
-        if self._rows() >= self._limit:
+        if self._parts_rows + self._rows() >= max(self.whole, self._limit):
+            self._complete()
+        elif self._rows() >= self._limit:
             self._roll()
 
     def _take(self, chunk: Chunk) -> None:
@@ -173,35 +188,66 @@ class Parquet:
 
     # -------------------------------------------------------------------------- on disk
 
+    def _take_up(self, part: files.Part) -> None:
+        """A part that is there: whole, or one that will be merged."""
+        rows = files.rows(part.path)
+        self._parts.append(part)
+        self._parts_rows += rows
+        if rows >= max(self.whole, self._limit):
+            self._whole += self._parts
+            self._parts, self._parts_rows = [], 0
+
     def _roll(self) -> None:
         """Write all complete frames as one part.  On failure they stay in memory."""
         self._pack()
-        if not self._packed:
-            return
+        if self._packed:
+            self._parts_rows += self._write([files.resolved(self._packed, self._keys)])
+
+    def _complete(self) -> None:
+        """Make a whole part of all that came since the last one."""
+        if self._parts:
+            self._roll()
+            self._merge()
+        else:  # a million rows within a minute: they need not be written twice
+            self._pack()
+            tables = (files.resolved([batch], self._keys) for batch in self._packed)
+            self._write(files.grouped(b for table in tables for b in table.to_batches()))
+        (part,) = self._parts
+        self._seal(part)
+        self._whole.append(part)
+        self._parts, self._parts_rows = [], 0
+
+    def _write(self, groups: Iterable[Any]) -> int:
         part = files.part(self._folder, self._first, self._last)
         self._make_room(part)
-        files.write(part.path, [files.resolved(self._packed, self._keys)], self._level)
+        rows = files.write(part.path, groups, self._level)
         self._in_place(part)
         self._parts.append(part)
         self._held = part.last
         self._packed, self._packed_rows = [], 0
         self._first = self._frame if self._pending[0] else -1
         self._since = self.clock()
+        return rows
 
-    def _merge(self) -> list[Output]:
+    def _merge(self) -> None:
+        """Make one part, ordered by series, of those behind the last whole one."""
         own = self._parts
-        whole = files.part(self._folder, own[0].first, own[-1].last)
-        self._make_room(whole)
-        rows = files.write(whole.path, files.merged(own), self._level)
-        self._in_place(whole)
-        self._parts = [whole]
+        merged = files.part(self._folder, own[0].first, own[-1].last)
+        self._make_room(merged)
+        self._parts_rows = files.write(merged.path, files.merged(own), self._level)
+        self._in_place(merged)
+        self._parts = [merged]
         for part in own:
-            if part != whole:
+            if part != merged:
                 part.path.unlink(missing_ok=True)
-        with open(whole.path, "rb") as file:
+
+    def _seal(self, part: files.Part) -> Output:
+        with open(part.path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        path = whole.path.relative_to(self._root).as_posix()
-        return [Output(path, digest, whole.path.stat().st_size, rows)]
+        path = part.path.relative_to(self._root).as_posix()
+        output = Output(path, digest, part.path.stat().st_size, files.rows(part.path))
+        self._seals[part] = output
+        return output
 
     def _make_room(self, new: files.Part) -> None:
         """Remove stale parts that overlap ``new`` where neither is inside the other.

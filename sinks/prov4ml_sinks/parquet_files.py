@@ -30,6 +30,7 @@ __all__ = [
     "GROUP",
     "Part",
     "context_text",
+    "grouped",
     "merged",
     "packed",
     "part",
@@ -37,6 +38,7 @@ __all__ = [
     "read",
     "require_pyarrow",
     "resolved",
+    "rows",
     "schema",
     "unfinished",
     "visible",
@@ -224,26 +226,41 @@ def resolved(batches: Sequence[Any], keys: Sequence[tuple[int, int, SeriesKey]])
 
 
 def merged(listed: Sequence[Part]) -> Iterator[Any]:
-    """The rows of all parts, ``GROUP`` at a time, each group in the order of its series.
-
-    Groups are cut by the number of rows since the start of the log, and sorting is stable:
-    neither how the log was cut into parts nor an earlier merge changes the outcome.
-    """
+    """The rows of all parts in groups, as ``grouped`` has them."""
     import pyarrow.parquet as pq
 
+    def batches() -> Iterator[Any]:
+        for one in listed:
+            with pq.ParquetFile(one.path, read_dictionary=_WORDS) as file:
+                yield from file.iter_batches(batch_size=GROUP // 4)
+
+    return grouped(batches())
+
+
+def grouped(batches: Iterable[Any]) -> Iterator[Any]:
+    """Rows in groups of ``GROUP``, each group in the order of its series.
+
+    Groups are cut by the number of rows since the first, and sorting is stable: neither how
+    the log was cut into parts nor an earlier merge changes the outcome.
+    """
     held: list[Any] = []
     room = GROUP
-    for one in listed:
-        with pq.ParquetFile(one.path, read_dictionary=_WORDS) as file:
-            for batch in file.iter_batches(batch_size=GROUP // 4):
-                while batch.num_rows >= room:
-                    yield _by_series([*held, batch.slice(0, room)])
-                    batch, held, room = batch.slice(room), [], GROUP
-                if batch.num_rows:
-                    held.append(batch)
-                    room -= batch.num_rows
+    for batch in batches:
+        while batch.num_rows >= room:
+            yield _by_series([*held, batch.slice(0, room)])
+            batch, held, room = batch.slice(room), [], GROUP
+        if batch.num_rows:
+            held.append(batch)
+            room -= batch.num_rows
     if held:
         yield _by_series(held)
+
+
+def rows(path: Path) -> int:
+    """How many rows a part has; its footer says so."""
+    import pyarrow.parquet as pq
+
+    return int(pq.read_metadata(path).num_rows)
 
 
 def write(path: Path, groups: Iterable[Any], level: int) -> int:

@@ -32,15 +32,19 @@ LOG = [
     )
     for frame in range(FRAMES)
 ]
-EXPECTED = [
-    value
-    for _, _, value in sorted(
-        (chunk.rank, SERIES[event.series].context, event.value)
-        for chunk in LOG
-        for event in chunk.events
-        if isinstance(event, Point)
-    )
-]
+
+
+def expected(log: list[Chunk]) -> list[float]:
+    """The values in the order of their series."""
+    return [
+        value
+        for _, _, value in sorted(
+            (chunk.rank, SERIES[event.series].context, event.value)
+            for chunk in log
+            for event in chunk.events
+            if isinstance(event, Point)
+        )
+    ]
 
 
 class Crash(BaseException):
@@ -82,42 +86,64 @@ def life(rows: int, stop: int = FRAMES, *, close: bool = False) -> dict[str, Any
     return {**named, "logged": logged, "replay": False}
 
 
-lives = st.fixed_dictionaries(
-    {
-        "steps": st.integers(0, 12) | st.just(10_000),
-        "stop": st.integers(0, FRAMES),
-        "rows": st.sampled_from([1, 4, 7, 1000]),
-        "replay": st.booleans(),
-        "close": st.booleans(),
-        "logged": st.lists(st.booleans(), min_size=FRAMES, max_size=FRAMES),
-    }
-)
+def lives(rows: list[int]) -> st.SearchStrategy[list[dict[str, Any]]]:
+    one = st.fixed_dictionaries(
+        {
+            "steps": st.integers(0, 12) | st.just(10_000),
+            "stop": st.integers(0, FRAMES),
+            "rows": st.sampled_from(rows),
+            "replay": st.booleans(),
+            "close": st.booleans(),
+            "logged": st.lists(st.booleans(), min_size=FRAMES, max_size=FRAMES),
+        }
+    )
+    return st.lists(one, max_size=5)
+
+
+def lived(directory: Path, past: list[dict[str, Any]]) -> None:
+    """Go through these lives, and one more that nothing happens to."""
+    cursor = 0
+    for now in [*past, life(7, close=True)]:
+        cursor = 0 if now["replay"] else cursor
+        try:
+            with dying_after(now["steps"]):
+                options = {"rows_per_part": now["rows"]}
+                sink = Parquet(Target(directory, "run", "digits", cursor), options)
+                for chunk in LOG[cursor : now["stop"]]:
+                    sink.write(chunk)
+                    reached = sink.flush()
+                    if now["logged"][chunk.frame]:
+                        cursor = reached
+                if now["close"] and now["stop"] == FRAMES:
+                    sink.close()
+        except Crash:
+            pass
+        seen = values(directory)
+        assert len(seen) == len(set(seen))
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(lives, max_size=5))
+@given(lives([1, 4, 7, 1000]))
 @example([life(7), life(4, 5)])  # new parts cut elsewhere than those they replace
 @example([life(4, close=True)])  # a merged part that no cursor knows of, written again
 def test_any_series_of_crashes(past: list[dict[str, Any]]) -> None:
     """Readers never see a point twice, and the last life leaves one file with every point."""
     with TemporaryDirectory() as name:
-        directory, cursor = Path(name), 0
-        for now in [*past, life(7, close=True)]:
-            cursor = 0 if now["replay"] else cursor
-            try:
-                with dying_after(now["steps"]):
-                    options = {"rows_per_part": now["rows"]}
-                    sink = Parquet(Target(directory, "run", "digits", cursor), options)
-                    for chunk in LOG[cursor : now["stop"]]:
-                        sink.write(chunk)
-                        reached = sink.flush()
-                        if now["logged"][chunk.frame]:
-                            cursor = reached
-                    if now["close"] and now["stop"] == FRAMES:
-                        sink.close()
-            except Crash:
-                pass
-            seen = values(directory)
-            assert len(seen) == len(set(seen))
-        assert seen == EXPECTED
-        assert os.listdir(directory / "metrics") == [f"part-0-{FRAMES - 1}.parquet"]
+        lived(Path(name), past)
+        assert values(Path(name)) == expected(LOG)
+        assert os.listdir(Path(name) / "metrics") == [f"part-0-{FRAMES - 1}.parquet"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(lives([1, 4, 7]))
+@example([life(4, 8), life(1, close=True)])
+def test_whole_parts_through_crashes(past: list[dict[str, Any]]) -> None:
+    """Where a whole part begins and ends the log alone decides: here every 14 rows, at a frame."""
+    with TemporaryDirectory() as name, mock.patch.object(Parquet, "whole", 14):
+        lived(Path(name), past)
+        assert values(Path(name)) == [
+            value for frames in (LOG[:5], LOG[5:10], LOG[10:]) for value in expected(frames)
+        ]
+        assert sorted(os.listdir(Path(name) / "metrics")) == [
+            f"part-{frames}.parquet" for frames in ("0-4", "10-11", "5-9")
+        ]

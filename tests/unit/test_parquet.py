@@ -275,6 +275,65 @@ def test_close_merges(tmp_path: Path) -> None:
     assert rows(tmp_path) == ordered(given(chunks))
 
 
+@pytest.mark.parametrize("limit", [1, 20, 40])
+def test_a_long_run_is_merged_as_it_goes(
+    tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole parts are finished while the run goes on, and the end merges only what is behind."""
+    monkeypatch.setattr(Parquet, "whole", 40)
+    chunks = log(20)  # of seven rows
+    sink = make(tmp_path, rows_per_part=limit)
+    seen = []
+    for each in chunks:
+        sink.write(each)
+        sink.flush()
+        seen.append(len(names(tmp_path)))
+    whole = ["part-0-5.parquet", "part-12-17.parquet", "part-6-11.parquet"]
+    assert set(whole) <= set(names(tmp_path))
+    assert max(seen) <= 3 + 6
+    merged: list[str] = []
+    write = parquet_files.write
+    monkeypatch.setattr(
+        parquet_files, "write", lambda path, *rest: merged.append(path.name) or write(path, *rest)
+    )
+    outputs = sink.close()
+    assert set(merged) <= {"part-18-19.parquet"} | {f"part-{n}-{n}.parquet" for n in (18, 19)}
+    assert [output.path for output in outputs] == [
+        f"metrics/part-{frames}.parquet" for frames in ("0-5", "6-11", "12-17", "18-19")
+    ]
+    assert [output.rows for output in outputs] == [42, 42, 42, 14]
+    for output in outputs:
+        data = (tmp_path / output.path).read_bytes()
+        assert (output.size, output.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    plain = given(chunks)
+    assert rows(tmp_path) == [
+        row for first in (0, 42, 84, 126) for row in ordered(plain[first : first + 42])
+    ]
+
+
+def test_whole_parts_are_described_after_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next instance knows them by their rows, and says what they are in good time."""
+    monkeypatch.setattr(Parquet, "whole", 40)
+    chunks = log(20)
+    sink = make(tmp_path, rows_per_part=5)
+    for each in chunks[:15]:
+        sink.write(each)
+        frame = sink.flush()
+    sink = make(tmp_path, frame, rows_per_part=5)
+    for each in chunks[frame:]:
+        sink.write(each)
+        sink.flush()
+    hashed: list[Path] = []
+    seal = Parquet._seal
+    monkeypatch.setattr(
+        Parquet, "_seal", lambda self, part: hashed.append(part.path) or seal(self, part)
+    )
+    assert [output.rows for output in sink.close()] == [42, 42, 42, 14]
+    assert [path.name for path in hashed] == ["part-18-19.parquet"]
+
+
 def test_frames_without_points_are_not_in_the_name(tmp_path: Path) -> None:
     """A part is named by the frames whose points it holds."""
     sink = make(tmp_path)
