@@ -14,7 +14,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check soak bench picture clean browser
+.PHONY: help venv demo test check soak bench picture clean debian
 
 help:
 	@sed -n '/^$$/q;s/^# \{0,1\}//p' Makefile
@@ -40,10 +40,10 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check browser
+test: check debian
 	$(BIN)/python -m pytest -m "not soak"
 
-soak: $(STAMP)
+soak: $(STAMP) debian
 	$(BIN)/python -m pytest -m soak
 
 bench: $(STAMP)
@@ -57,17 +57,22 @@ picture: $(STAMP)
 	    $(BIN)/python examples/digits.py
 	@sed 's|$(CURDIR)|/home/ada/prov4ml|g' build/picture/prov/digits_0/prov.svg > prov4ml/docs/demo.svg
 
-# One test renders the picture in headless Chromium; without a browser it is skipped and says so.
-# Only root can install one, and nobody needs to be root.
-browser:
-	@if command -v chromium chromium-browser google-chrome >/dev/null; then :; \
+# Some tests use programs of Debian: one renders the picture in headless Chromium, others put two
+# hosts into network namespaces (iproute2).  Without them they are skipped and say so.  Only root
+# can install them, and nobody needs to be root.
+debian:
+	@missing=; \
+	command -v chromium chromium-browser google-chrome >/dev/null \
+	    || missing="$$missing chromium fonts-dejavu-core"; \
+	PATH="$$PATH:/usr/sbin:/sbin" command -v ip >/dev/null || missing="$$missing iproute2"; \
+	if [ -z "$$missing" ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    echo "installing chromium to render the picture in a test"; \
+	    echo "installing for the tests:$$missing"; \
 	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
-	        --no-install-recommends chromium fonts-dejavu-core; } >/dev/null 2>&1 \
-	    || echo "no chromium: apt-get could not install it; the rendering test is skipped"; \
+	        --no-install-recommends $$missing; } >/dev/null 2>&1 \
+	    || echo "apt-get could not install them; what needs them is skipped"; \
 	else \
-	    echo "no chromium: the rendering test is skipped (apt install chromium fonts-dejavu-core)"; \
+	    echo "some tests are skipped (apt install$$missing)"; \
 	fi
 
 clean:

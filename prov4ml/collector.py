@@ -40,6 +40,7 @@ _GROUP: Final = 0.05  # s that a sync may wait for more
 _LOOK: Final = 1.0  # s between looks at who lives
 _LEASE: Final = 60.0  # s after which a run without living ranks is over
 _IDLE: Final = 2.0  # s without work after which an automatic collector ends
+_REMEMBERED: Final = 1000  # closed runs of which a client that missed the word may still ask
 
 _OURS: Final = frozenset(
     ("events", "artifacts", "metrics", "run.json", "undelivered", "series.parquet", "ranks.parquet")
@@ -455,11 +456,11 @@ class Collector:
             if last is not None:
                 self._tell(run, last)
                 self._closed[run.id] = last
-                if len(self._closed) > 10_000:
+                if len(self._closed) > _REMEMBERED:
                     self._closed.pop(next(iter(self._closed)))
                 if not run.waiting:  # else a client says it
                     self.untold.append((run.directory, last))
-                    del self.untold[:-1000]
+                    del self.untold[:-_REMEMBERED]
                 del self._runs[run.id]
                 for client in run.clients.values():
                     if client.witness is not None:

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,9 @@ import pytest
 from prov4ml import events as ev
 from prov4ml import wire
 from prov4ml.eventlog import Reader
+from prov4ml.testing.hosts import Hosts
 from prov4ml.testing.processes import Disk, Launched
+from prov4ml.testing.relay import Relay
 from prov4ml_sinks import parquet_files
 
 if TYPE_CHECKING:
@@ -58,23 +60,24 @@ class Evidence:
         names: dict[tuple[bytes, int], str] = {}
         reached: dict[bytes, int] = {}
         self.kinds: Counter[str] = Counter()
-        for frame in Reader(self.directory / "events"):
-            if not frame.count:
-                for d in wire.decode_table(frame.batch):
-                    names[frame.producer, d.series] = d.name
-                continue
-            for n, event in enumerate(wire.decode_batch(frame.batch, frame.count), frame.first):
-                if n < reached.get(frame.producer, 0):
+        with closing(Reader(self.directory / "events")) as reader:
+            for frame in reader:
+                if not frame.count:
+                    for d in wire.decode_table(frame.batch):
+                        names[frame.producer, d.series] = d.name
                     continue
-                reached[frame.producer] = n + 1
-                self.kinds[type(event).__name__] += 1
-                if isinstance(event, ev.Started):
-                    ranks[frame.producer] = event.rank
-                elif isinstance(event, ev.SeriesDefined):
-                    names[frame.producer, event.series] = event.name
-                elif isinstance(event, ev.Point):
-                    name = names[frame.producer, event.series]
-                    found[ranks.get(frame.producer, -1), name, event.step] += 1
+                for n, event in enumerate(wire.decode_batch(frame.batch, frame.count), frame.first):
+                    if n < reached.get(frame.producer, 0):
+                        continue
+                    reached[frame.producer] = n + 1
+                    self.kinds[type(event).__name__] += 1
+                    if isinstance(event, ev.Started):
+                        ranks[frame.producer] = event.rank
+                    elif isinstance(event, ev.SeriesDefined):
+                        names[frame.producer, event.series] = event.name
+                    elif isinstance(event, ev.Point):
+                        name = names[frame.producer, event.series]
+                        found[ranks.get(frame.producer, -1), name, event.step] += 1
         return found
 
     @cached_property
@@ -235,3 +238,27 @@ def launch(isolated: Isolated) -> Iterator[Callable[..., Launched]]:
             return launched
 
         yield start
+
+
+@pytest.fixture
+def relay(isolated: Isolated) -> Iterator[Callable[..., Relay]]:
+    """``relay(target)`` stands between a rank and ``target`` (host:port), behind some words."""
+    with ExitStack() as stack:
+
+        def start(target: str, *before: str, host: str = "127.0.0.1") -> Relay:
+            made = Relay(target, isolated.environment, *before, host=host)
+            stack.callback(made.close)
+            return made
+
+        yield start
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    """Two hosts with a link between them."""
+    try:
+        made = Hosts()
+    except PermissionError as error:
+        pytest.skip(f"two hosts need the right to make network namespaces: {error}")
+    yield made
+    made.close()
