@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def _none(*_: Any, **__: Any) -> None:
     raise UsageError("no run is open: call start_run first")
 
 
-_log_metric: Callable[..., None] = _none
+log_metric, _follow = hot.follower(hot.nowhere(_none))
 
 
 def start_run(
@@ -76,7 +76,7 @@ def start_run(
     Raises ``TypeError``, ``UsageError`` (also for a second run while one is open, and a bad
     configuration), ``OSError`` for a folder that cannot be written.
     """
-    global _run, _log_metric
+    global _run
     name = hot.text("experiment_name", experiment_name)
     if rank is not None:
         rank = hot.whole("rank", rank)
@@ -109,7 +109,7 @@ def start_run(
         say(logging.WARNING, f"nothing is recorded: {error}")
         run = DisabledRun(name)
     _run = run
-    _log_metric = run.log_metric
+    _follow(run._metrics)
     return run
 
 
@@ -161,24 +161,13 @@ def end_run(
     create_card: bool | None = None,
 ) -> None:
     """End the current run; see ``Run.end_run``.  Raises ``UsageError`` when none is open."""
-    global _run, _log_metric
+    global _run
     run = _current()
     try:
         run.end_run(create_graph, create_svg, create_ro_crate, create_card)
     finally:
-        _run, _log_metric = None, _none
-
-
-def log_metric(
-    key: str,
-    value: Any,
-    context: str | None = None,
-    step: int | None = None,
-    source: str | None = None,
-    timestamp: Any = None,
-) -> None:
-    """One value of a metric series; see ``Run.log_metric``."""
-    _log_metric(key, value, context, step, source, timestamp)
+        _run = None
+        _follow(hot.nowhere(_none))
 
 
 def log_metrics(

@@ -46,7 +46,8 @@ class DisabledRun(Run):
         self._pid = os.getpid()
         journal: Any = _NoJournal()
         self._journal = journal
-        self.log_metric = hot.metric_logger(journal, self._clock)
+        self._metrics = hot.bind(journal, self._clock)
+        self.log_metric, _ = hot.follower(self._metrics)
 
     def _append(self, event: ev.ClientEvent) -> None:
         pass

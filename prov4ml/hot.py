@@ -1,6 +1,7 @@
 """The metric call: check, encode, copy, commit; nothing else.
 
-``metric_logger`` makes the function that ``Run.log_metric`` is.  A point of a known series
+``metric_logger`` makes the function that ``Run.log_metric`` is, ``follower`` the one of the module,
+which goes where the current run is.  A point of a known series
 with a ``float`` value and an ``int`` or no step takes the short way: fixed-width msgpack
 behind a prebuilt prefix, packed straight into the mapped journal.  Everything else (first
 point of a series, other number types, ``timestamp=``) goes round once and checks its arguments
@@ -17,7 +18,7 @@ import struct
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
@@ -27,7 +28,17 @@ from prov4ml.events import Point, SeriesDefined
 from prov4ml.journal import WRITERS, Deferred, Journal
 from prov4ml.wire import MAX_RECORD
 
-__all__ = ["Clock", "context_path", "metric_logger", "scope"]
+__all__ = [
+    "Bound",
+    "Clock",
+    "MetricCall",
+    "bind",
+    "context_path",
+    "follower",
+    "metric_logger",
+    "nowhere",
+    "scope",
+]
 
 Path = tuple[str, ...]
 
@@ -58,14 +69,36 @@ class Clock:
         return time.monotonic_ns() + self.offset
 
 
-def metric_logger(journal: Journal, clock: Clock) -> Callable[..., None]:
+class MetricCall(Protocol):
+    """``log_metric``, as ``Run`` and the module have it."""
+
+    def __call__(
+        self,
+        key: str,
+        value: Any,
+        context: str | None = None,
+        step: int | None = None,
+        source: str | None = None,
+        timestamp: Any = None,
+    ) -> None: ...
+
+
+Bound: TypeAlias = tuple[Any, dict[Any, dict[str, bytes]], int, Callable[..., None]]
+"""Where metric calls go: journal, prefixes by context and name, clock offset, the careful way."""
+
+
+def metric_logger(journal: Journal, clock: Clock) -> MetricCall:
     """The ``log_metric`` of a run that writes into ``journal``."""
-    series: dict[Any, dict[str, bytes]] = {}  # by context, or with the source; then by name
-    numbers: dict[tuple[str, Path, str | None], int] = {}
-    defined: set[int] = set()  # whose definition the journal holds
-    pending: dict[int, Deferred] = {}  # definitions that interrupted a writer
-    counter = itertools.count()
-    offset = clock.offset
+    return follower(bind(journal, clock))[0]
+
+
+def nowhere(refuse: Callable[..., None]) -> Bound:
+    """Every call goes to ``refuse``."""
+    return None, {}, 0, refuse
+
+
+def follower(bound: Bound) -> tuple[MetricCall, Callable[[Bound], None]]:
+    """A ``log_metric``, and the function that points it elsewhere, from one call to the next."""
     now = time.monotonic_ns
     pack, pack_short = _STEP.pack_into, _NO_STEP.pack_into
     default = scope.get
@@ -78,6 +111,8 @@ def metric_logger(journal: Journal, clock: Clock) -> Callable[..., None]:
         source: str | None = None,
         timestamp: Any = None,
     ) -> None:
+        """One value of a metric series; see ``Run.log_metric``."""
+        journal, series, offset, careful = bound  # one look: another thread may point us elsewhere
         if type(value) is not float or timestamp is not None:
             careful(key, value, context, step, source, timestamp)
             return
@@ -97,9 +132,9 @@ def metric_logger(journal: Journal, clock: Clock) -> Callable[..., None]:
                 journal.busy = True  # no call between the test and this
                 if journal.position <= journal.limit or journal.room(34):
                     position = journal.position
-                    pack(journal.buffer, position, prefix, moment, b"\xcb", value, b"\xd3", step)  # type: ignore[arg-type]
+                    pack(journal.buffer, position, prefix, moment, b"\xcb", value, b"\xd3", step)
                     journal.position = position + 34
-                    journal.words[16] = journal.commit = journal.commit + _STEP_COMMIT  # type: ignore[index]
+                    journal.words[16] = journal.commit = journal.commit + _STEP_COMMIT
             except struct.error:
                 raise UsageError(f"step {_shown(step)} does not fit into 64 bits") from None
             finally:
@@ -114,15 +149,31 @@ def metric_logger(journal: Journal, clock: Clock) -> Callable[..., None]:
                 journal.busy = True
                 if journal.position <= journal.limit or journal.room(26):
                     position = journal.position
-                    pack_short(journal.buffer, position, prefix, moment, b"\xcb", value, b"\xc0")  # type: ignore[arg-type]
+                    pack_short(journal.buffer, position, prefix, moment, b"\xcb", value, b"\xc0")
                     journal.position = position + 26
-                    journal.words[16] = journal.commit = journal.commit + _NO_STEP_COMMIT  # type: ignore[index]
+                    journal.words[16] = journal.commit = journal.commit + _NO_STEP_COMMIT
             finally:
                 journal.busy = False
                 if journal.deferred:
                     journal.drain()
         else:
             careful(key, value, context, step, source, None)
+
+    def follow(other: Bound) -> None:
+        nonlocal bound
+        bound = other
+
+    WRITERS.add(log_metric.__code__)
+    return log_metric, follow
+
+
+def bind(journal: Journal, clock: Clock) -> Bound:
+    """Where the metric calls of a run go."""
+    series: dict[Any, dict[str, bytes]] = {}  # by context, or with the source; then by name
+    numbers: dict[tuple[str, Path, str | None], int] = {}
+    defined: set[int] = set()  # whose definition the journal holds
+    pending: dict[int, Deferred] = {}  # definitions that interrupted a writer
+    counter = itertools.count()
 
     def careful(key: Any, value: Any, context: Any, step: Any, source: Any, timestamp: Any) -> None:
         """Check everything, by name; define the series if it is new."""
@@ -176,10 +227,9 @@ def metric_logger(journal: Journal, clock: Clock) -> Callable[..., None]:
                 pending[identity] = waiting
         return identity
 
-    WRITERS.add(log_metric.__code__)
     WRITERS.add(careful.__code__)
     WRITERS.add(define.__code__)
-    return log_metric
+    return journal, series, clock.offset, careful
 
 
 def _table_key(context: Any, path: Path, source: str | None) -> Any:

@@ -83,7 +83,8 @@ class Run:
         self._started = self._introduction(claimed.key)
         self._journal.append(_encode(self._started))
         self._journal.prologue = self._child_introduction
-        self.log_metric = hot.metric_logger(self._journal, self._clock)
+        self._metrics = hot.bind(self._journal, self._clock)
+        self.log_metric, _ = hot.follower(self._metrics)
         self._service = service.find(environment) if settings.address == "auto" else None
         self._sender = Sender(
             self._journal, settings.address, str(self.directory), self._service, self._record
@@ -92,7 +93,7 @@ class Run:
 
     # -------------------------------------------------------------------------- logging
 
-    log_metric: Any
+    log_metric: hot.MetricCall
     """``log_metric(key, value, context=None, step=None, source=None, timestamp=None)``
 
     One value of a metric series.  ``value``: any single number, kept as binary64 (an int beyond
