@@ -66,6 +66,7 @@ class Sender:
         self._ending = False
         self._said_ending = False
         self._unsaid = False  # a hello that could not be sent yet
+        self._hurry = False  # there is more to send, or an answer is due at once
         self._stop = False
         self._done = threading.Event()
         self._recorded = threading.Event()
@@ -167,11 +168,25 @@ class Sender:
             return
         client = self._client
         assert client is not None
-        self._unsaid = False
+        self._unsaid = self._hurry = False
         for box in list(self._boxes.values()):
             self._ship(client, box)
-        for data in client.receive(TICK, sendable=self._unsaid):
-            self._hear(wire.decode_message(data))
+        self._listen(client)
+
+    def _listen(self, client: Client) -> None:
+        """Hear what comes until it is time to look at the journal again.
+
+        An ack alone is no reason to look sooner: each look takes the interpreter from training.
+        """
+        until = time.monotonic() + TICK
+        left = TICK
+        while left > 0:
+            for data in client.receive(left, sendable=self._unsaid):
+                self._hear(wire.decode_message(data))
+            if self._hurry or self._unsaid or self._ending or self._stop or self._kick.is_set():
+                self._kick.clear()
+                return
+            left = until - time.monotonic()
 
     def _rest(self, seconds: float) -> None:
         self._kick.wait(seconds)
@@ -187,7 +202,8 @@ class Sender:
             if not box.welcome:
                 return
         run = self.journal.who.run
-        for parcel in box.parcels():
+        for number, parcel in enumerate(box.parcels()):
+            self._hurry = self._hurry or number > 0
             for table in parcel.tables:
                 head = wire.Batch(wire.PROTOCOL, run, box.producer, parcel.first, 0)
                 if not client.send(wire.encode(head), table):
@@ -237,10 +253,11 @@ class Sender:
         if isinstance(message, wire.Ack):
             if message.rewind:
                 box.rewind(message.next)
+                self._hurry = True
             else:
                 box.ack(message.next)
         elif isinstance(message, wire.Welcome):
-            box.welcome = True
+            box.welcome = self._hurry = True
             if message.next < box.sent or not box.sent:
                 box.rewind(message.next)
         else:
