@@ -15,19 +15,6 @@ from prov4ml.run import Run
 __all__ = ["DisabledRun"]
 
 
-class _NoJournal:
-    """Always busy, so that every metric takes the careful way; keeps nothing."""
-
-    busy = True
-    deferred = ()
-    table = b""
-    series = 0
-    sent = 0
-
-    def append(self, record: bytes) -> None:
-        pass
-
-
 class DisabledRun(Run):
     """What ``PROV4ML_DISABLED=1`` and ``on_error="warn"`` give."""
 
@@ -44,9 +31,7 @@ class DisabledRun(Run):
         self._datasets: dict[int, tuple[Any, int]] = {}
         self._ended = None
         self._pid = os.getpid()
-        journal: Any = _NoJournal()
-        self._journal = journal
-        self._metrics = hot.bind(journal, self._clock)
+        self._metrics = hot.nowhere(hot.checked)
         self.log_metric, _ = hot.follower(self._metrics)
 
     def _append(self, event: ev.ClientEvent) -> None:

@@ -33,6 +33,7 @@ __all__ = [
     "Clock",
     "MetricCall",
     "bind",
+    "checked",
     "context_path",
     "follower",
     "metric_logger",
@@ -83,7 +84,7 @@ class MetricCall(Protocol):
     ) -> None: ...
 
 
-Bound: TypeAlias = tuple[Any, dict[Any, dict[str, bytes]], int, Callable[..., None]]
+Bound: TypeAlias = tuple[Any, dict[Any, dict[str, bytes]], int, Callable[..., object]]
 """Where metric calls go: journal, prefixes by context and name, clock offset, the careful way."""
 
 
@@ -92,9 +93,9 @@ def metric_logger(journal: Journal, clock: Clock) -> MetricCall:
     return follower(bind(journal, clock))[0]
 
 
-def nowhere(refuse: Callable[..., None]) -> Bound:
-    """Every call goes to ``refuse``."""
-    return None, {}, 0, refuse
+def nowhere(instead: Callable[..., object]) -> Bound:
+    """Every call goes to ``instead``, which may raise; nothing is written."""
+    return None, {}, 0, instead
 
 
 def follower(bound: Bound) -> tuple[MetricCall, Callable[[Bound], None]]:
@@ -121,6 +122,8 @@ def follower(bound: Bound) -> tuple[MetricCall, Callable[[Bound], None]]:
         try:
             prefix = (series[context] if source is None else series[_SOURCE, source, context])[key]
         except (KeyError, TypeError):
+            prefix = None
+        if prefix is None:  # not in the handler: an error of the arguments stands alone
             careful(key, value, context, step, source, None)
             return
         moment = now() + offset
@@ -177,14 +180,7 @@ def bind(journal: Journal, clock: Clock) -> Bound:
 
     def careful(key: Any, value: Any, context: Any, step: Any, source: Any, timestamp: Any) -> None:
         """Check everything, by name; define the series if it is new."""
-        name = text("key", key)
-        number = real("value", value)
-        path = context_path(context) if context is not None else scope.get() or ()
-        if source is not None:
-            source = text("source", source)
-        if step is not None:
-            step = whole("step", step)
-        at = None if timestamp is None else nanoseconds(timestamp)
+        name, number, path, step, source, at = checked(key, value, context, step, source, timestamp)
         identity = define(name, path, source)
         if identity in defined:
             table = series.setdefault(_table_key(context, path, source), {})
@@ -241,6 +237,20 @@ assert seg.COMMIT == 16  # written out in log_metric
 
 
 # ------------------------------------------------------------------------ argument checks
+
+
+def checked(
+    key: Any, value: Any, context: Any, step: Any, source: Any, timestamp: Any
+) -> tuple[str, float, Path, int | None, str | None, int | None]:
+    """The arguments of a metric call as they are kept; raises ``TypeError`` or ``UsageError``."""
+    return (
+        text("key", key),
+        real("value", value),
+        context_path(context) if context is not None else scope.get() or (),
+        None if step is None else whole("step", step),
+        None if source is None else text("source", source),
+        None if timestamp is None else nanoseconds(timestamp),
+    )
 
 
 def text(argument: str, value: Any) -> str:
