@@ -35,6 +35,7 @@ __all__ = [
     "bind",
     "checked",
     "context_path",
+    "current_path",
     "follower",
     "metric_logger",
     "nowhere",
@@ -246,7 +247,7 @@ def checked(
     return (
         text("key", key),
         real("value", value),
-        context_path(context) if context is not None else scope.get() or (),
+        current_path(context),
         None if step is None else whole("step", step),
         None if source is None else text("source", source),
         None if timestamp is None else nanoseconds(timestamp),
@@ -351,6 +352,11 @@ def nanoseconds(value: Any) -> int:
     if not -(1 << 63) <= result < 1 << 63:
         raise UsageError("timestamp does not fit into int64 nanoseconds, 1677 to 2262")
     return result
+
+
+def current_path(context: Any) -> Path:
+    """The context that a call names, else the one that ``with context(...)`` set."""
+    return (scope.get() or ()) if context is None else context_path(context)
 
 
 def context_path(value: Any) -> Path:

@@ -16,12 +16,43 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["Commit", "commit_of", "entry_script", "machine", "packages", "redact"]
+from prov4ml import events as ev
+from prov4ml import handover, process
+from prov4ml.recorder import Recorder
+
+__all__ = ["Commit", "commit_of", "entry_script", "machine", "packages", "record", "redact"]
 
 _WORDS: Final = r"(?:token|key|password|passwd|passphrase|secret|credential)"
 _SECRET: Final = re.compile(_WORDS, re.IGNORECASE)
 _VALUE: Final = re.compile(rf"{_WORDS}[\w.\-\[\]]*[\"']?\s*[=:](?!:)(?!//)", re.IGNORECASE)
 _URL: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/\s]+@")
+
+
+def record(to: Recorder) -> None:
+    """On the sender thread: what the run came from."""
+    to.append(ev.Command(to.now(), redact(command_line()), os.getcwd()))
+    script = entry_script()
+    commit = commit_of(script.parent if script is not None else Path.cwd())
+    name = script
+    if script is not None and commit is not None and script.is_relative_to(commit.root):
+        name = script.relative_to(commit.root)
+    to.append(
+        ev.Source(
+            to.now(),
+            None if name is None else str(name),
+            commit.remote if commit else None,
+            commit.commit if commit else None,
+            commit.branch if commit else None,
+        )
+    )
+    to.append(ev.Host(to.now(), process.hostname(), dict(machine())))
+    found = packages(sys.path)
+    n = to.number()
+    text = "".join(f"{line}\n" for line in found)
+    handed = handover.hand_over_bytes(text.encode(), to.incoming, to.file(n), "text/plain")
+    facts: dict[str, ev.Scalar] = {"python": python(), "packages": len(found)}
+    title = f"Python {python()}, {len(found)} packages"
+    to.occurrence(n, "environment", title, handed, use="used", facts=facts)
 
 
 def redact(argv: Sequence[str]) -> tuple[str, ...]:

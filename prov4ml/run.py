@@ -8,33 +8,42 @@ none waits for another process.
 
 from __future__ import annotations
 
-import itertools
-import json
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
-from prov4ml import config, handover, hot, origin, process, rundir, service, spool
+from prov4ml import (
+    artifacts,
+    checkpoints,
+    config,
+    datasets,
+    hot,
+    origin,
+    params,
+    process,
+    rundir,
+    service,
+    spool,
+)
 from prov4ml import events as ev
 from prov4ml import segment as seg
 from prov4ml.errors import UsageError
 from prov4ml.journal import Journal
 from prov4ml.leaving import leave
+from prov4ml.recorder import Recorder
 from prov4ml.sender import Sender
-from prov4ml.talk import log
+from prov4ml.talk import log, short
 from prov4ml.version import VERSION
 
 __all__ = ["Context", "Run"]
 
 _encode = msgspec.msgpack.encode
-_LONG: Final = 1000  # characters of a parameter's value that stand in the event itself
 
 
 class Context(str, Enum):
@@ -67,10 +76,6 @@ class Run:
         self.rank = where.rank
         self._where = where
         self._clock = hot.Clock()
-        self._numbers = itertools.count(1)
-        self._params: dict[str, str] = {}
-        self._datasets: dict[int, tuple[Any, int]] = {}  # by id(); kept alive so ids stay true
-        self._incoming = claimed.directory / "artifacts" / ".incoming"
         self._ended: str | None = None
         self._pid = os.getpid()
         self._places = spool.roots(environment)
@@ -80,6 +85,8 @@ class Run:
             spool.Quota(self._places, settings.spool_limit),
             environment.get("PROV4ML_SPOOL_MODE", ""),
         )
+        incoming = claimed.directory / "artifacts" / ".incoming"
+        self._recorder = Recorder(self._journal, self._clock, incoming)
         self._started = self._introduction(claimed.key)
         self._journal.append(_encode(self._started))
         self._journal.prologue = self._child_introduction
@@ -87,7 +94,11 @@ class Run:
         self.log_metric, _ = hot.follower(self._metrics)
         self._service = service.find(environment) if settings.address == "auto" else None
         self._sender = Sender(
-            self._journal, settings.address, str(self.directory), self._service, self._record
+            self._journal,
+            settings.address,
+            str(self.directory),
+            self._service,
+            lambda: origin.record(self._recorder),
         )
         self._sender.start()
 
@@ -121,31 +132,7 @@ class Run:
 
         Another value for the same key is kept as a revision of the first, with a warning.
         """
-        name = hot.text("key", key)
-        datatype, text = _lexical(value)
-        known = self._params.setdefault(name, f"{datatype}:{text}")
-        if known != f"{datatype}:{text}":
-            log.warning(
-                "parameter %r was %s and is now %s: both are kept",
-                name,
-                _short(known.partition(":")[2]),
-                _short(text),
-            )
-            self._params[name] = f"{datatype}:{text}"
-        if len(text) <= _LONG:
-            self._append(ev.Param(self._clock.now(), name, datatype, text))
-            return
-        import hashlib
-
-        data = text.encode()
-        n = next(self._numbers)
-        handed = self._guarded(
-            lambda: handover.hand_over_bytes(data, self._incoming, self._file(n), "text/plain")
-        )
-        if handed is not None:
-            self._occurrence(n, "parameter", name, handed, None, (), None, "", {})
-        digest = hashlib.sha256(data).hexdigest()
-        self._append(ev.Param(self._clock.now(), name, datatype, digest, n))
+        params.log_param(self._recorder, key, value)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """``log_param`` for each item."""
@@ -157,19 +144,19 @@ class Run:
     def set_tag(self, key: str, value: Any) -> None:
         """A tag of the run; the last value of a key counts."""
         text = hot.text("value", str(value)) if str(value) else ""
-        self._append(ev.Tag(self._clock.now(), hot.text("key", key), text))
+        self._recorder.append(ev.Tag(self._clock.now(), hot.text("key", key), text))
 
     @contextmanager
     def context(self, name: str) -> Iterator[None]:
         """The default context of the calls inside; may be nested."""
         path = (hot.scope.get() or ()) + hot.context_path(name)
-        self._append(ev.ContextStarted(self._clock.now(), path))
+        self._recorder.append(ev.ContextStarted(self._clock.now(), path))
         token = hot.scope.set(path)
         try:
             yield
         finally:
             hot.scope.reset(token)
-            self._append(ev.ContextEnded(self._clock.now(), path))
+            self._recorder.append(ev.ContextEnded(self._clock.now(), path))
 
     # ------------------------------------------------------- calls that hand over files
 
@@ -188,24 +175,15 @@ class Run:
         Its bytes are safe when the call returns; ``copy=False`` only refers to it.  A folder
         stands for the files in it.  Raises ``UsageError`` for a path that is not there.
         """
-        if artifact_path is None:
-            artifact_path = artifact_name
-            artifact_name = os.path.basename(os.fspath(artifact_path)) or str(artifact_path)
-        if not isinstance(artifact_path, (str, os.PathLike)):
-            raise TypeError(f"artifact_path must be a path, not {type(artifact_path).__name__}")
-        name = hot.text("artifact_name", os.fspath(artifact_name))
-        at = self._path(context)
-        step = None if step is None else hot.whole("step", step)
-        use = "used" if is_input else "generated"
-        path = Path(artifact_path)
-        if path.is_dir():
-            for file in sorted(p for p in path.rglob("*") if p.is_file()):
-                inner = f"{name}/{file.relative_to(path)}"
-                self._file_occurrence("artifact", inner, file, at, step, use, copy, {})
-        elif path.is_file():
-            self._file_occurrence("artifact", name, path, at, step, use, copy, {})
-        else:
-            raise UsageError(f"artifact_path: there is no file {str(path)!r}")
+        artifacts.log_artifact(
+            self._recorder,
+            artifact_name,
+            artifact_path,
+            context,
+            step,
+            is_input=is_input,
+            copy=copy,
+        )
 
     def log_dataset(self, dataset: Any, label: str, context: str | None = None) -> None:
         """A dataset, or the part of one that a context uses.
@@ -214,29 +192,7 @@ class Run:
         (logged before under its own name, or named after the split); anything else is
         described by its length and shape.
         """
-        name = hot.text("label", label)
-        at = self._path(context)
-        if isinstance(dataset, (str, os.PathLike)):
-            path = Path(dataset)
-            if not path.is_file():
-                raise UsageError(f"dataset: there is no file {str(path)!r}")
-            self._file_occurrence("dataset", name, path, at, None, "used", True, {})
-            return
-        if dataset is None:
-            raise TypeError("dataset must be a dataset, a data loader or a path, not None")
-        parent, facts = handover.describe_dataset(dataset)
-        if parent is None:
-            n = self._describe("dataset", name, dataset, facts, () if context is None else at)
-            if context is not None:
-                self._append(ev.Split(self._clock.now(), name, at, n, facts))
-            return
-        known = self._datasets.get(id(parent))
-        if known is None:
-            _, whole = handover.describe_dataset(parent)
-            n = self._describe("dataset", f"{type(parent).__name__} of {name}", parent, whole, ())
-        else:
-            n = known[1]
-        self._append(ev.Split(self._clock.now(), name, at, n, facts))
+        datasets.log_dataset(self._recorder, dataset, label, context)
 
     def save_model_version(
         self,
@@ -249,24 +205,11 @@ class Run:
 
         ``model``: torch module or state dict, path, bytes, or anything that can be pickled.
         """
-        self._model("checkpoint", model, model_name, context, step)
+        checkpoints.log_version(self._recorder, "checkpoint", model, model_name, context, step)
 
     def log_model(self, model: Any, model_name: str, context: str | None = None) -> None:
         """The final model, the same kinds as in ``save_model_version``."""
-        self._model("model", model, model_name, context, None)
-
-    def _model(
-        self, kind: str, model: Any, model_name: str, context: str | None, step: int | None
-    ) -> None:
-        name = hot.text("model_name", model_name)
-        at = self._path(context)
-        step = None if step is None else hot.whole("step", step)
-        n = next(self._numbers)
-        saved = self._guarded(lambda: handover.save_model(model, self._incoming, self._file(n)))
-        if saved is not None:
-            handed, facts = saved
-            place = os.fspath(model) if isinstance(model, (str, os.PathLike)) else None
-            self._occurrence(n, kind, name, handed, place, at, step, "generated", facts)
+        checkpoints.log_version(self._recorder, "model", model, model_name, context, None)
 
     # ------------------------------------------------------------------------ questions
 
@@ -322,7 +265,7 @@ class Run:
         self._sender.recorded(0.4 * self.settings.exit_timeout)
         self._sender.catch_up(0.2 * self.settings.exit_timeout)
         self._ended = status
-        message = None if kind is None else _short(str(error), 2000)
+        message = None if kind is None else short(str(error), 2000)
         ended = ev.Ended(self._clock.now(), status, exit_code, kind, message, changes)
         # A thread that still logs is told, instead of logging into nothing.
         self._journal.end(_encode(ended))
@@ -330,100 +273,6 @@ class Run:
         leave(self, deadline)
 
     # ---------------------------------------------------------------------------- inside
-
-    def _append(self, event: ev.ClientEvent) -> None:
-        record = _encode(event)
-        if len(record) > 1 << 16:
-            raise UsageError(
-                f"{type(event).__name__} has {len(record):,} bytes; an event holds 65,536"
-            )
-        if self._ended is not None and not isinstance(event, ev.Ended):
-            _over()
-        self._journal.append(record)
-
-    def _path(self, context: Any) -> tuple[str, ...]:
-        return (hot.scope.get() or ()) if context is None else hot.context_path(context)
-
-    def _file(self, n: int) -> str:
-        return f"{self._journal.who.producer.hex()}-{n}"
-
-    def _guarded(self, hand_over: Any) -> Any:
-        """The result, or None when the run directory's disk would not take it: training goes on."""
-        try:
-            return hand_over()
-        except OSError as error:
-            log.warning("not kept: %s", error)
-            return None
-
-    def _file_occurrence(
-        self,
-        kind: str,
-        name: str,
-        path: Path,
-        at: tuple[str, ...],
-        step: int | None,
-        use: str,
-        copy: bool,
-        facts: dict[str, ev.Scalar],
-    ) -> int:
-        n = next(self._numbers)
-        if not copy:
-            status = path.stat()
-            media = handover.media_type(path.name)
-            handed = handover.Handed("", status.st_size, status.st_mtime_ns, media)
-        else:
-            try:
-                handed = handover.hand_over_file(path, self._incoming, self._file(n))
-            except PermissionError as error:
-                raise UsageError(f"cannot read {str(path)!r}: {error}") from None
-            except OSError as error:
-                log.warning("%s is not kept: %s", path, error)
-                handed = handover.Handed("", 0, None, None)
-        place = str(path) if copy else str(path.absolute())
-        self._occurrence(n, kind, name, handed, place, at, step, use, facts)
-        return n
-
-    def _describe(
-        self, kind: str, name: str, thing: Any, facts: dict[str, ev.Scalar], at: tuple[str, ...]
-    ) -> int:
-        n = next(self._numbers)
-        self._datasets[id(thing)] = (thing, n)
-        event = ev.Artifact(
-            self._clock.now(), n, kind, name, context=at, use="used", attributes=facts
-        )
-        self._append(event)
-        return n
-
-    def _occurrence(
-        self,
-        n: int,
-        kind: str,
-        name: str,
-        handed: handover.Handed,
-        location: str | None,
-        at: tuple[str, ...],
-        step: int | None,
-        use: str,
-        facts: dict[str, ev.Scalar],
-    ) -> None:
-        self._append(
-            ev.Artifact(
-                self._clock.now(),
-                n,
-                kind,
-                name,
-                location,
-                handed.incoming or None,
-                handed.size,
-                handed.mtime,
-                handed.media_type,
-                at,
-                step,
-                None,
-                use,
-                facts,
-            )
-        )
 
     def _identity(self, parent: bytes = b"") -> seg.Identity:
         pid = os.getpid()
@@ -479,93 +328,16 @@ class Run:
     def after_fork(self) -> None:
         """In a forked child: from now on a journal of its own, and nothing else."""
         self._journal.forked(self._identity(parent=self._started_producer()))
-        self._numbers = itertools.count(1)
+        self._recorder.restart()
 
     def _started_producer(self) -> bytes:
         """The nearest forebear that has a journal."""
         who = self._journal.who
         return who.parent if who.parent and self._journal.current is None else who.producer
 
-    def _record(self) -> None:
-        """On the sender thread: what the run came from."""
-        now = self._clock.now
-        self._append(ev.Command(now(), origin.redact(origin.command_line()), os.getcwd()))
-        script = origin.entry_script()
-        commit = origin.commit_of(script.parent if script is not None else Path.cwd())
-        name = script
-        if script is not None and commit is not None and script.is_relative_to(commit.root):
-            name = script.relative_to(commit.root)
-        self._append(
-            ev.Source(
-                now(),
-                None if name is None else str(name),
-                commit.remote if commit else None,
-                commit.commit if commit else None,
-                commit.branch if commit else None,
-            )
-        )
-        self._append(ev.Host(now(), process.hostname(), dict(origin.machine())))
-        found = origin.packages(sys.path)
-        n = next(self._numbers)
-        text = "".join(f"{line}\n" for line in found)
-        handed = handover.hand_over_bytes(
-            text.encode(), self._incoming, self._file(n), "text/plain"
-        )
-        facts: dict[str, ev.Scalar] = {"python": origin.python(), "packages": len(found)}
-        title = f"Python {origin.python()}, {len(found)} packages"
-        self._occurrence(n, "environment", title, handed, None, (), None, "used", facts)
-
 
 def _over(*_: Any, **__: Any) -> None:
     raise UsageError("the run has ended: call start_run first")
-
-
-def _short(text: str, most: int = 100) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def _lexical(value: Any) -> tuple[str, str]:
-    """(datatype, text) of a parameter's value, as ``events.Param`` has them."""
-    if value is None:
-        return "none", ""
-    if isinstance(value, bool):
-        return "bool", "true" if value else "false"
-    if isinstance(value, int):
-        return "int", _digits(int(value))
-    if isinstance(value, float):
-        return "float", repr(float(value))
-    if isinstance(value, str):
-        plain = str.__str__(value)
-        return "str", plain.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, (list, tuple, dict)):
-        try:
-            text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-        except (TypeError, ValueError, RecursionError):
-            pass
-        else:
-            return "json", text
-    item = getattr(value, "item", None)
-    if callable(item) and getattr(value, "ndim", None) == 0:  # a NumPy or torch scalar
-        return _lexical(item())
-    try:
-        return "text", str(value).encode("utf-8", "backslashreplace").decode()
-    except Exception as error:
-        raise UsageError(
-            f"value: a {type(value).__name__} whose str() fails: {type(error).__name__}"
-        ) from error
-
-
-def _digits(value: int) -> str:
-    """Decimal digits of an integer of any size (``str`` refuses beyond 4,300 digits)."""
-    if value.bit_length() < 10_000:
-        return str(value)
-    sign, value = ("-", -value) if value < 0 else ("", value)
-    parts: list[str] = []
-    base = 10**4000
-    while value:
-        value, rest = divmod(value, base)
-        parts.append(f"{rest:04000d}")
-    return sign + "".join(reversed(parts)).lstrip("0")
 
 
 def _status_of(error: BaseException | None) -> tuple[str, int | None]:
