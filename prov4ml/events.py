@@ -178,6 +178,8 @@ class Artifact(_Base, frozen=True, tag=8):
     epoch: int | None = None
     use: str = ""
     attributes: dict[str, Scalar] = {}
+    derived: tuple[int | str, ...] = ()  # from: numbers on the same producer, IRIs of other runs'
+    activity: int = 0  # the number of the activity that used or made it; 0: the context did
 
 
 class Split(_Base, frozen=True, tag=9):
