@@ -38,7 +38,7 @@ def json_bytes(argument: str, value: Any) -> bytes:
     """As MLflow writes JSON: indented, other objects as text."""
     try:
         return json.dumps(value, indent=2, default=str).encode("utf-8", "backslashreplace")
-    except (TypeError, ValueError, RecursionError) as error:
+    except Exception as error:  # the text of an object may raise anything
         raise UsageError(f"{argument} cannot be written as JSON: {error}") from None
 
 

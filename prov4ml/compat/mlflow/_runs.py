@@ -152,8 +152,8 @@ _lock = threading.Lock()
 def _stack() -> list[ActiveRun]:
     """This thread's open runs, outermost first (a forked child has those it was born in)."""
     stack = _thread.stack
-    if any(each.run.ended for each in stack):  # by prov4ml's own end_run
-        stack[:] = [each for each in stack if not each.run.ended]
+    while stack and stack[-1].run._ended is not None:  # by prov4ml's own end_run
+        stack.pop()
     return stack
 
 
