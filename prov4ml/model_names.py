@@ -69,7 +69,7 @@ class Names:
         self._hold(clients)
         told = [p.started.part_of for p in clients if p.started is not None]
         outer = (self._of_another(iri) for iri in dict.fromkeys(told) if iri)
-        self.outer: tuple[str, ...] = tuple(name for name in outer if name is not None)
+        self.outer: tuple[str, ...] = tuple(name for name in outer if name not in (None, self.run))
         """The runs that this one is nested in: one, unless its processes disagree."""
 
     def _hold(self, clients: Sequence[Producer]) -> None:

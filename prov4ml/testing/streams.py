@@ -42,6 +42,15 @@ _PATHS: tuple[tuple[str, ...], ...] = (
     ("training", "series", "loss"),
     ("é/\n<&>%\"'",),
 )
+_OUTER = (
+    "",
+    "",
+    "https://w3id.org/prov4ml/run/0190b6f2-7c1e-7000-8000-000000000001/run",
+    "http://lab.example#run/0190b6f2-7c1e-7000-8000-000000000001/run",  # the same prefix
+    f"https://w3id.org/prov4ml/run/{RUN}/run",  # itself
+    "https://lab.example/a#b%20c",
+    "no iri",
+)
 _VALUES = (0.0, -0.0, 1.5, 0.1, 0.2, 0.3, 1e300, -1e300, float("nan"), float("inf"), float("-inf"))
 
 
@@ -230,6 +239,7 @@ def logs(draw: st.DrawFn) -> Log:
             python="3.11.7",
             settings=draw(st.sampled_from(({}, {"detail": "rank"}))),
             parent=clients[0] if is_child else b"",
+            part_of=draw(st.sampled_from(_OUTER)),
         )
         clients.append(producer)
         made[producer] = draw(_pieces(draw(_client(started))))
