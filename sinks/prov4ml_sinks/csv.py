@@ -69,7 +69,7 @@ class _Files:
         self._separator = separator
         self._compressor = compressor
 
-    def write(self, path: Path, groups: Iterable[Any], rows: int) -> None:
+    def write(self, path: Path, groups: Iterable[Any]) -> None:
         import pyarrow as pa
         import pyarrow.csv as pc
 
@@ -88,6 +88,7 @@ class _Files:
         import pyarrow.csv as pc
 
         kinds = {f.name: _plain(f.type) for f in columns.schema()}
+        kinds["time"] = kinds["name"]  # text, see _time
         with pc.open_csv(
             path,
             read_options=pc.ReadOptions(use_threads=False, block_size=_BLOCK),
@@ -104,9 +105,6 @@ class _Files:
             for batch in reader:
                 yield from _typed(batch)
 
-    def rows(self, path: Path) -> int:
-        return sum(batch.num_rows for batch in self.batches(path))
-
 
 def _plain(kind: Any) -> Any:
     """The type of a column in text: words are words."""
@@ -121,7 +119,20 @@ def _typed(batch: Any) -> Iterator[Any]:
 
     for at in range(0, batch.num_rows, columns.GROUP):
         table = pa.Table.from_batches([batch.slice(at, columns.GROUP)])
-        for name in columns.WORDS:
-            place = table.schema.get_field_index(name)
-            table = table.set_column(place, name, table[name].dictionary_encode())
+        made = {name: table[name].dictionary_encode() for name in columns.WORDS}
+        for name, column in {**made, "time": _time(table["time"])}.items():
+            table = table.set_column(table.schema.get_field_index(name), name, column)
         yield from columns.exact(table).to_batches()
+
+
+def _time(texts: Any) -> Any:
+    """Times from ``2026-01-01 00:00:00.123456789Z``.
+
+    By hand: pyarrow refuses the first day that int64 can hold, 1677-09-21; sums here wrap around.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    seconds = pc.utf8_slice_codeunits(texts, 0, 19).cast(pa.timestamp("s")).cast(pa.int64())
+    rest = pc.utf8_slice_codeunits(texts, 20, 29).cast(pa.int64())
+    return pc.add(pc.multiply(seconds, 1_000_000_000), rest).cast(pa.timestamp("ns", "UTC"))

@@ -55,15 +55,11 @@ class Format(Protocol):
         """Such as ".parquet"."""
         ...
 
-    def write(self, path: Path, groups: Iterable[Any], rows: int) -> None:
-        """Write ``rows`` rows, given in tables of at most ``GROUP`` rows after each other."""
+    def write(self, path: Path, groups: Iterable[Any]) -> None:
+        """Write rows, given in tables that have ``GROUP`` of them each, the last one up to it."""
 
     def batches(self, path: Path) -> Iterator[Any]:
         """The record batches of a file, in its order, at most ``GROUP`` rows at a time."""
-        ...
-
-    def rows(self, path: Path) -> int:
-        """How many rows a file has, without reading them all."""
         ...
 
 
@@ -286,7 +282,7 @@ class MetricParts:
         self._make_room(part_)
         table = columns.resolved(self._packed, self._keys)
         starts = range(0, table.num_rows, columns.GROUP)
-        self._write(part_, (table.slice(at, columns.GROUP) for at in starts), table.num_rows)
+        self._write(part_, (table.slice(at, columns.GROUP) for at in starts))
         self._in_place(part_)
         self._parts.append(part_)
         self._held = part_.last
@@ -298,8 +294,7 @@ class MetricParts:
         own = self._parts
         whole = self._part(own[0].first, own[-1].last)
         self._make_room(whole)
-        rows = sum(self._format.rows(each.path) for each in own)
-        self._write(whole, self._merged(own), rows)
+        rows = self._write(whole, self._merged(own))
         self._in_place(whole)
         self._parts = [whole]
         for part_ in own:
@@ -332,18 +327,27 @@ class MetricParts:
     def _part(self, first: int, last: int) -> Part:
         return part(self._folder, first, last, self._format.suffix)
 
-    def _write(self, new: Part, groups: Iterable[Any], rows: int) -> None:
-        """Write a file whole: beside its name, synced, renamed."""
+    def _write(self, new: Part, groups: Iterable[Any]) -> int:
+        """Write a file whole: beside its name, synced, renamed.  Returns the number of rows."""
         new.path.parent.mkdir(exist_ok=True)
         beside = new.path.with_name(f"{new.path.name}.tmp")
+        rows = 0
+
+        def counted() -> Iterator[Any]:
+            nonlocal rows
+            for group in groups:
+                rows += group.num_rows
+                yield group
+
         try:
-            self._format.write(beside, groups, rows)
+            self._format.write(beside, counted())
             _sync(beside)
             os.replace(beside, new.path)
             _sync(new.path.parent)  # or the name may be lost with the node
         except BaseException:
             beside.unlink(missing_ok=True)
             raise
+        return rows
 
     def _make_room(self, new: Part) -> None:
         """Remove stale parts that overlap ``new`` where neither is inside the other.

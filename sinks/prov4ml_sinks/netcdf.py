@@ -67,23 +67,24 @@ class _Files:
     def __init__(self, compressor: str) -> None:
         self._how = _COMPRESSORS[compressor]
 
-    def write(self, path: Path, groups: Iterable[Any], rows: int) -> None:
+    def write(self, path: Path, groups: Iterable[Any]) -> None:
         import h5netcdf
         import h5py
         import numpy as np
 
         ragged = arrays.Ragged()
-        chunk = (max(1, min(rows, columns.GROUP)),)
         with h5netcdf.File(path, "w") as file:
             file.attrs.update(arrays.ATTRIBUTES)
-            file.dimensions["point"] = rows
-            for name, kind in arrays.POINTS.items():
-                how = {"chunks": chunk, **self._how}
-                made = file.create_variable(name, ("point",), f"<{kind}", **how)
-                made.attrs.update(arrays.attributes(name))
+            file.dimensions["point"] = None  # grows
             at = 0
             for found in ragged.points(groups):
                 end = at + len(found["value"])
+                if not at:  # the first group: no other is longer
+                    for name, kind in arrays.POINTS.items():
+                        how = {"chunks": (end,), **self._how}
+                        made = file.create_variable(name, ("point",), f"<{kind}", **how)
+                        made.attrs.update(arrays.attributes(name))
+                file.resize_dimension("point", end)
                 for name, array in found.items():
                     file.variables[name][at:end] = array.to_numpy(zero_copy_only=False)
                 at = end
@@ -109,9 +110,3 @@ class _Files:
                 end = min(rows, at + columns.GROUP)
                 points = {name: pa.array(file.variables[name][at:end]) for name in arrays.POINTS}
                 yield arrays.rebuilt(points, series)
-
-    def rows(self, path: Path) -> int:
-        import h5netcdf
-
-        with h5netcdf.File(path, "r") as file:
-            return len(file.dimensions["point"])

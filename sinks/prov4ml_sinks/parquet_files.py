@@ -40,7 +40,7 @@ class ParquetFiles:
     def __init__(self, level: int = 12) -> None:
         self._level = level
 
-    def write(self, path: Path, groups: Iterable[Any], rows: int) -> None:
+    def write(self, path: Path, groups: Iterable[Any]) -> None:
         import pyarrow.parquet as pq
 
         with pq.ParquetWriter(
@@ -66,9 +66,3 @@ class ParquetFiles:
 
         with pq.ParquetFile(path, read_dictionary=columns.WORDS) as file:
             yield from file.iter_batches(batch_size=columns.GROUP // 4)
-
-    def rows(self, path: Path) -> int:
-        import pyarrow.parquet as pq
-
-        with pq.ParquetFile(path) as file:
-            return int(file.metadata.num_rows)

@@ -66,18 +66,20 @@ class _Files:
     def __init__(self, compressor: str) -> None:
         self._compressor = _COMPRESSORS[compressor]
 
-    def write(self, path: Path, groups: Iterable[Any], rows: int) -> None:
+    def write(self, path: Path, groups: Iterable[Any]) -> None:
         ragged = arrays.Ragged()
-        chunk = max(1, min(rows, columns.GROUP))
+        rows = chunk = 0
         told: dict[str, Any] = {}
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as store:
             for number, found in enumerate(ragged.points(groups)):
+                rows += len(found["value"])
+                chunk = chunk or rows  # of the first group: no other is longer
                 for name, kind in arrays.POINTS.items():
                     data = _raw(found[name], arrays.WIDTHS[kind])
                     data = data.ljust(chunk * arrays.WIDTHS[kind], b"\0")  # all chunks are whole
                     self._put(store, f"{name}/{number}", self._packed(data))
             for name, kind in arrays.POINTS.items():
-                self._describe(told, name, kind, "point", rows, chunk)
+                self._describe(told, name, kind, "point", rows, max(1, chunk))
             series = ragged.series
             count = len(series["name"])
             for name, kind in arrays.SERIES.items():
@@ -102,7 +104,7 @@ class _Files:
             "chunks": [chunk],
             "dtype": "|O" if text else "|i1" if kind == "i1" else f"<{kind}",
             "compressor": self._compressor,
-            "fill_value": "" if text else 0,
+            "fill_value": None,  # all chunks are there; xarray would take one for "missing"
             "order": "C",
             "filters": [{"id": "vlen-utf8"}] if text else None,
         }
@@ -141,10 +143,6 @@ class _Files:
                     for name, kind in arrays.POINTS.items()
                 }
                 yield arrays.rebuilt(points, series)
-
-    def rows(self, path: Path) -> int:
-        with zipfile.ZipFile(path) as store:
-            return int(json.loads(store.read("value/.zarray"))["shape"][0])
 
 
 def _chunk(store: zipfile.ZipFile, told: Any, name: str, number: int, kind: str) -> bytes:
