@@ -30,10 +30,11 @@ __all__ = [
 
 Pair = tuple[str, Value]
 
-_CONTEXTS: Final = {
+_CONTEXTS: Final = {  # by the name in small letters
     "training": Name("p4:Training"),
     "validation": Name("p4:Validation"),
     "testing": Name("p4:Testing"),
+    "evaluation": Name("p4:Testing"),
 }
 _RESUMED: Final = (("prov:role", Name("p4:resumedFrom")),)
 _HARDWARE: Final = (("prov:role", Name("p4:hardware")),)
@@ -97,6 +98,8 @@ def processes(seen: View) -> Iterator[Statement]:
         if p.ended is None and witness is not None and witness.signal is not None:
             facts.append(("p4:signal", witness.signal))
         facts += accounts(account(state, p))
+        if s.rank and s.settings.get("collect_all_processes") is False:
+            facts.append(("p4:collectsMetrics", False))  # it was asked to log none
         facts += [
             ("p4:rejectedReason", f"{count}: {why}") for why, count in sorted(p.rejected.items())
         ]
@@ -191,7 +194,7 @@ def contexts(seen: View) -> Iterator[Statement]:
         for path, span in found.items():
             id, name = names.context(attempt, path), path[-1]
             facts: Attributes = (
-                ("prov:type", _CONTEXTS.get(name, Name("p4:Context"))),
+                ("prov:type", _CONTEXTS.get(name.lower(), Name("p4:Context"))),
                 ("prov:label", name),
                 ("dcterms:isPartOf", Name(names.context(attempt, path[:-1]))),
             )
