@@ -186,7 +186,6 @@ def bind(journal: Journal, clock: Clock, readback: Readback) -> Bound:
         """Check everything, by name; define the series if it is new."""
         name, given, path, step, source, at = checked(key, value, context, step, source, timestamp)
         identity = define(name, path, source)
-        prefix = _PREFIX + struct.pack(">I", identity) + b"\xd3"
         moment = clock.now()
         point = Point(
             identity,
@@ -199,7 +198,7 @@ def bind(journal: Journal, clock: Clock, readback: Readback) -> Bound:
         if type(given) is not float or identity in readback.waiting:
             readback.add(point, given)
             for table in list(series.values()):  # no short way past those that wait
-                if table.get(name) == prefix:
+                if table.get(name) == _prefix(identity):
                     table.pop(name, None)
             return
         if identity in defined:
@@ -207,7 +206,7 @@ def bind(journal: Journal, clock: Clock, readback: Readback) -> Bound:
             if name not in table:
                 with readback.lock:
                     if identity not in readback.waiting:
-                        table[name] = prefix
+                        table[name] = _prefix(identity)
         journal.append(msgspec.msgpack.encode(point))
 
     def define(name: str, path: Path, source: str | None) -> int:
@@ -242,6 +241,11 @@ def bind(journal: Journal, clock: Clock, readback: Readback) -> Bound:
     return journal, series, clock.offset, careful
 
 
+def _prefix(identity: int) -> bytes:
+    """What stands before the time in a point of a series."""
+    return _PREFIX + struct.pack(">I", identity) + b"\xd3"
+
+
 def _table_key(context: Any, path: Path, source: str | None) -> Any:
     named = isinstance(context, (str, Enum)) and not isinstance(context, int)
     first: Any = context if named else (path or None)
@@ -272,7 +276,7 @@ def checked(
 
 
 def _given(value: Any) -> Any:
-    if not elsewhere(value):
+    if getattr(value, "device", None) is None or not elsewhere(value):
         return real("value", value)
     single("value", value)
     return value

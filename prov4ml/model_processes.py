@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from prov4ml import events as ev
+from prov4ml.model_names import alike
 from prov4ml.model_times import View
 from prov4ml.provdm import Attributes, Element, Name, Relation, Statement, Value
 from prov4ml.state import End, Path, Producer, RunState, attempt_status, ended, sent
@@ -199,8 +200,8 @@ def contexts(seen: View) -> Iterator[Statement]:
                 ("dcterms:isPartOf", Name(names.context(attempt, path[:-1]))),
             )
             yield Element("activity", id, facts, span.first, span.last if over else None)
-            if name in ("validation", "testing"):
-                trained: Path = (*path[:-1], "training")
+            if name.lower() in ("validation", "testing"):
+                trained: Path = (*path[:-1], alike(name, "training"))
                 # Data is often declared before any training: the end tells, not the start.
                 if trained in found and found[trained].first < span.last:
                     yield Relation("wasInformedBy", (id, names.context(attempt, trained)))

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from prov4ml import events as ev
+from prov4ml.model_names import alike
 from prov4ml.model_times import View
 from prov4ml.provdm import (
     Attributes,
@@ -225,7 +226,7 @@ def splits(view: View) -> Iterator[Statement]:
             if use not in uses or time < uses[use]:
                 uses[use] = time
     for (attempt, path, id), time in uses.items():
-        role = _DATA_ROLES.get(path[-1] if path else "", _DATA_ROLES[""])
+        role = _DATA_ROLES.get(path[-1].lower() if path else "", _DATA_ROLES[""])
         yield Relation("used", (names.context(attempt, path), id), role, time)
 
 
@@ -387,7 +388,7 @@ def _evaluation(view: View, attempt: int, path: Path, id: str, time: int) -> Ite
 
     When exactly is not in the log, so the use has no time.
     """
-    beside = (*path[:-1], "validation")
+    beside = (*path[:-1], alike(path[-1] if path else "", "validation"))
     span = view.times.contexts[attempt].get(beside)
     if path != beside and span is not None and time // 1000 < span.last // 1000:
         yield Relation("used", (view.names.context(attempt, beside), id), _EVALUATED)

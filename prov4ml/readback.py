@@ -48,7 +48,10 @@ def elsewhere(value: Any) -> bool:
     it.  Not subclasses of torch's tensor: reading a distributed one can take its peers.
     """
     device = getattr(value, "device", None)
-    kind = getattr(device, "type", None) or getattr(device, "platform", None)
+    kind = getattr(device, "type", None)
+    if kind == "cpu":
+        return False
+    kind = kind or getattr(device, "platform", None)
     if not isinstance(kind, str) or kind in ("cpu", "meta") or not hasattr(value, "item"):
         return False
     torch = sys.modules.get("torch")

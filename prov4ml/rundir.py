@@ -179,6 +179,11 @@ def numbered(
     """
     directory = base / f"{segment(experiment)}_{number}"
     if directory.is_dir() and (key is None or not (base / ".prov4ml" / key).exists()):
+        if not (directory / "run.json").exists():
+            raise UsageError(
+                f"use_run_id: {directory} is there and says nothing of a run; take another number, "
+                f"or try: prov4ml collect {directory}"
+            )
         return continued(base, str(directory), key, where)
     return claim(base, experiment, key, where, number), where
 

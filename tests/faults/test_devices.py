@@ -68,27 +68,29 @@ def test_a_killed_process_claims_no_value_that_was_not_read(
 
 
 ENDED = """
-opened = threading.Timer(float(sys.argv[1]), device.gate.set)
-with prov4ml.start_run("ended"):
-    running = device.scalar(-1)
-    for step in range(3000):
-        running.fill_(step)  # in place, as a running loss is
-        prov4ml.log_metric("loss", running, "training", step)
-        if step % 7 == 0:
-            prov4ml.log_metric("loss", step + 0.5, "training", step)
-    if float(sys.argv[1]):
-        opened.start()
-print(sorted(set(device.readers)))
+prov4ml.start_run("ended")
+running = device.scalar(-1)
+for step in range(3000):
+    running.fill_(step)  # in place, as a running loss is
+    prov4ml.log_metric("loss", running, "training", step)
+    if step % 7 == 0:
+        prov4ml.log_metric("loss", step + 0.5, "training", step)
+assert device.readers in ([], ["prov4ml-readback"])
+if sys.argv[1] != "never":
+    opened = threading.Timer(0.3, device.gate.set)
+    opened.daemon = True
+    opened.start()
+if sys.argv[2] == "ended":
+    prov4ml.end_run()
 """
 
 
+@pytest.mark.parametrize("end", ["ended", "left open"])
 def test_the_end_waits_for_values_that_come(
-    isolated: Isolated, prelude: str, evidence: Any, closed: Callable[..., None]
+    isolated: Isolated, prelude: str, evidence: Any, end: str
 ) -> None:
-    """A device that is behind at ``end_run``: every value stands, in order, with its own step."""
-    done = isolated.script(prelude + DEVICES + ENDED, "0.3")
-    assert done.stdout == "['prov4ml-readback']\n"
-    closed()
+    """A device that is behind at the end: every value stands, in order, with its own step."""
+    isolated.script(prelude + DEVICES + ENDED, "soon", end)
     found = evidence(isolated.only_run())
     found.complete()
     wanted = []
@@ -122,20 +124,22 @@ def test_the_end_does_not_wait_for_ever(
     isolated: Isolated,
     prelude: str,
     evidence: Any,
-    closed: Callable[..., None],
     figures: Callable[..., None],
     address: str,
 ) -> None:
     """A device that never answers: the run ends in its time, and says how much it lost, and why."""
     begun = time.monotonic()
     done = isolated.script(
-        prelude + DEVICES + ENDED, "0", PROV4ML_EXIT_TIMEOUT="3", PROV4ML_COLLECTOR=address
+        prelude + DEVICES + ENDED,
+        "never",
+        "ended",
+        PROV4ML_EXIT_TIMEOUT="3",
+        PROV4ML_COLLECTOR=address,
     )
     took = time.monotonic() - begun
     assert took < 60  # the gate of the device gives up then; ours is 3 s
     if address == "none" and not (isolated.only_run() / "run.json").exists():
         isolated.prov4ml("collect", str(isolated.only_run()))  # its own had too little time left
-    closed()
     waiting = 3000 + len(range(0, 3000, 7))
     found = evidence(isolated.only_run())
     account = found.manifest["accounting"]
@@ -160,7 +164,7 @@ def test_the_end_does_not_wait_for_ever(
 
 
 FORKED = """
-with prov4ml.start_run("forked"):
+with prov4ml.start_run("forked") as run:
     for step in range(100):
         prov4ml.log_metric("parents", device.scalar(step), "training", step)
     child = os.fork()
@@ -169,9 +173,8 @@ with prov4ml.start_run("forked"):
         prov4ml.log_metric("parents", 0.5, "training", 1000)
         prov4ml.log_metric("childs", own.scalar(1), "training", 0)
         own.gate.set()
-        while prov4ml.active_run() is None and not own.readers:
-            time.sleep(0.01)
-        time.sleep(0.1)
+        while run._readback.waiting:
+            time.sleep(0.001)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     device.gate.set()
@@ -179,12 +182,10 @@ with prov4ml.start_run("forked"):
 
 
 def test_a_forked_child_leaves_its_parents_values_alone(
-    isolated: Isolated, prelude: str, evidence: Any, closed: Callable[..., None]
+    isolated: Isolated, prelude: str, evidence: Any
 ) -> None:
     """What waited at the fork is written once, by the parent; the child's own by the child."""
-    isolated.write(prelude + DEVICES + FORKED)
     isolated.script(prelude + DEVICES + FORKED)
-    closed()
     found = evidence(isolated.only_run())
     found.complete()
     names = {name for _, name, _ in found.stored}
@@ -225,13 +226,11 @@ def test_values_logged_in_signal_handlers_do_not_hang(
     prelude: str,
     words: Callable[[str], memoryview],
     evidence: Any,
-    closed: Callable[..., None],
     figures: Callable[..., None],
 ) -> None:
     """A handler that interrupts a log call of a value logs one itself: all of them stand."""
     shared = words("signalled")
     isolated.script(prelude + DEVICES + SIGNALLED)
-    closed()
     found = evidence(isolated.only_run())
     found.complete()
     assert shared[1] > 100

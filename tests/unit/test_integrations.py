@@ -233,6 +233,38 @@ def test_what_is_no_module_is_refused(thing: Any) -> None:
         prov4ml.WeightDistributionTrackedModel("net", thing)
 
 
+def test_a_class_that_leaves_no_room_is_refused() -> None:
+    """One with slots of its own cannot be put below another."""
+
+    class Tight(nn.Module):  # type: ignore[misc, name-defined]
+        __slots__ = ("own",)
+
+    with pytest.raises(UsageError, match="a Tight cannot be wrapped"):
+        prov4ml.WeightDistributionTrackedModel("tight", Tight())
+
+
+def test_the_example_of_the_page_works(told: Told) -> None:
+    """Its code is run as it stands, with a small network and data of that shape."""
+    page = Path(__file__).parents[2] / "prov4ml" / "docs" / "logging.md"
+    code = page.read_text().split("```python\n")[1].split("```")[0]
+    network = nn.Sequential()
+    network.add_module("encoder", nn.Linear(4, 1))
+    space: dict[str, Any] = {
+        "prov4ml": prov4ml,
+        "torch": torch,
+        "network": network,
+        "data": torch.utils.data.TensorDataset(X, X[:, :1]),
+        "DataLoader": torch.utils.data.DataLoader,
+    }
+    exec(code, space)
+    ((x, y, index),) = space["loader"]
+    space["loss_of"](space["tracked"](x), y)
+    space["tracked"].log_epoch(0)
+    assert index.tolist() == list(range(6))
+    keys = {key for key, *_ in told.metrics}
+    assert {"MSELoss", "net/encoder/mean", "net/encoder.weight/std"} <= keys
+
+
 # --------------------------------------------------------------------------- activations
 
 
