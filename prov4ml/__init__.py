@@ -20,7 +20,10 @@ from prov4ml.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from prov4ml.current import (
+        CompressorType,
         Context,
+        Contexts,
+        MetricsType,
         Run,
         active_run,
         context,
@@ -28,24 +31,39 @@ if TYPE_CHECKING:
         get_artifacts_dir,
         get_run_dir,
         log_artifact,
+        log_carbon_metrics,
         log_dataset,
         log_metric,
         log_metrics,
         log_model,
         log_param,
         log_params,
+        log_system_metrics,
         save_model_version,
         set_tag,
         start_run,
     )
     from prov4ml.errors import MissingExtra, SinkError, UsageError, WireError
+    from prov4ml.integrations import (
+        IndexedDatasetWrapper,
+        ProvenanceTrackedFunction,
+        ProvenanceTrackedModel,
+        WeightDistributionTrackedModel,
+    )
 
 __all__ = [
+    "CompressorType",
     "Context",
+    "Contexts",
+    "IndexedDatasetWrapper",
+    "MetricsType",
     "MissingExtra",
+    "ProvenanceTrackedFunction",
+    "ProvenanceTrackedModel",
     "Run",
     "SinkError",
     "UsageError",
+    "WeightDistributionTrackedModel",
     "WireError",
     "__version__",
     "active_run",
@@ -54,12 +72,14 @@ __all__ = [
     "get_artifacts_dir",
     "get_run_dir",
     "log_artifact",
+    "log_carbon_metrics",
     "log_dataset",
     "log_metric",
     "log_metrics",
     "log_model",
     "log_param",
     "log_params",
+    "log_system_metrics",
     "save_model_version",
     "set_tag",
     "start_run",
@@ -77,11 +97,11 @@ def __getattr__(name: str) -> Any:
         from prov4ml.errors import UsageError
 
         raise UsageError("prov4ml records on Linux; on Windows it can only be imported")
-    from prov4ml import current, errors
+    from prov4ml import current, errors, integrations
 
     space = globals()
     for public in __all__:
-        source = current if hasattr(current, public) else errors
+        source = next((m for m in (current, integrations) if hasattr(m, public)), errors)
         space.setdefault(public, getattr(source, public, None))
     space.pop("__getattr__", None)
     return space[name]

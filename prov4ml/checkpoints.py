@@ -19,20 +19,50 @@ __all__ = ["log_version", "save_model"]
 
 
 def log_version(
-    to: Recorder, kind: str, model: Any, model_name: str, context: str | None, step: int | None
+    to: Recorder,
+    kind: str,
+    model: Any,
+    model_name: str,
+    context: str | None,
+    step: int | None,
+    *,
+    use: str = "generated",
+    described: bool = True,
+    kept: bool = True,
 ) -> None:
-    """``kind``: "checkpoint" or "model" (the final one); see ``Run.save_model_version``."""
+    """``kind``: "checkpoint" or "model" (the final one); see ``Run.save_model_version``.
+
+    ``described``: say what it is.  ``kept``: with its weights; else only that it was there.
+    """
     name = hot.text("model_name", model_name)
     at = hot.current_path(context)
     step = None if step is None else hot.whole("step", step)
     n = to.number()
-    saved = to.guarded(lambda: save_model(model, to.incoming, to.file(n)))
-    if saved is not None:
+    if not kept:
+        handed: handover.Handed | None = None
+        facts = _facts(model)
+    else:
+        saved = to.guarded(lambda: save_model(model, to.incoming, to.file(n)))
+        if saved is None:
+            return
         handed, facts = saved
-        place = os.fspath(model) if isinstance(model, (str, os.PathLike)) else None
-        to.occurrence(
-            n, kind, name, handed, location=place, at=at, step=step, use="generated", facts=facts
-        )
+    if not described:
+        facts = {}
+    place = os.fspath(model) if isinstance(model, (str, os.PathLike)) else None
+    to.occurrence(n, kind, name, handed, location=place, at=at, step=step, use=use, facts=facts)
+
+
+def _facts(model: Any) -> dict[str, Scalar]:
+    """What can be said of a model without saving it."""
+    if model is None:
+        raise TypeError("model must be a model, a path or bytes, not None")
+    if isinstance(model, (str, os.PathLike, bytes, bytearray, memoryview)):
+        return {}
+    if hasattr(model, "parameters") and sys.modules.get("torch") is not None:
+        facts = _torch_facts(model)
+        del facts["format"]
+        return facts
+    return {"class": class_name(model)}
 
 
 def save_model(model: Any, incoming: Path, name: str) -> tuple[handover.Handed, dict[str, Scalar]]:

@@ -12,32 +12,41 @@ import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
-from prov4ml import config, hot, lifecycle, rundir
+from prov4ml import config, hot, legacy, lifecycle, rundir
 from prov4ml.disabled import DisabledRun
 from prov4ml.errors import MissingExtra, UsageError
+from prov4ml.legacy import CompressorType, MetricsType
 from prov4ml.run import Context, Run
 from prov4ml.talk import say
 
 __all__ = [
+    "CompressorType",
     "Context",
+    "Contexts",
+    "MetricsType",
     "Run",
     "context",
     "end_run",
     "get_artifacts_dir",
     "get_run_dir",
     "log_artifact",
+    "log_carbon_metrics",
     "log_dataset",
     "log_metric",
     "log_metrics",
     "log_model",
     "log_param",
     "log_params",
+    "log_system_metrics",
     "save_model_version",
     "set_tag",
     "start_run",
 ]
+
+Contexts = Context
+"""Another name of ``Context``."""
 
 _run: Run | None = None
 _outer: list[Run] = []  # open runs that are not current while another one is, oldest first
@@ -62,23 +71,44 @@ def start_run(
     resume: str | os.PathLike[str] | None = None,
     sinks: list[str] | tuple[str, ...] | None = None,
     on_error: str | None = None,
+    *,
+    metrics_file_type: str | None = None,
+    csv_separator: str | None = None,
+    use_compressor: str | bool | None = None,
+    use_run_id: int | None = None,
+    unified_experiment: bool | None = None,
+    prov_save_path: str | os.PathLike[str] | None = None,
+    **unknown: Never,
 ) -> Run:
     """Open a run and make it the current one.  Returns at once; nobody is waited for.
 
     ``experiment_name``: runs of one name are numbered, ``<experiment>_<n>``.
     ``prov_user_namespace``: IRI that identifiers begin with.  ``provenance_save_dir``: folder of
-    the run directories ("prov").  ``rank``: overrides the launcher's.  ``sinks``: replaces the
-    list, items ``"+name"`` add to it.  ``on_error="warn"``: what the user could mend (unwritable
-    folder, unknown sink, bad configuration) gives a warning and a run that records nothing.
-    ``resume``: an earlier run (path, name or id) that this one continues as a new attempt; so
-    does the variable ``PROV4ML_RESUME``.  ``save_after_n_logs`` is accepted and has no effect;
-    nothing is kept in memory here.
+    the run directories ("prov"); ``prov_save_path`` is another name of it.
+    ``collect_all_processes=False``: metrics of rank 0 only.  ``rank``: overrides the launcher's.
+    ``sinks``: replaces the list, items ``"+name"`` add to it.  ``on_error="warn"``: what the user
+    could mend (unwritable folder, unknown sink, bad configuration) gives a warning and a run that
+    records nothing.  ``resume``: an earlier run (path, name or id) that this one continues as a
+    new attempt; so does the variable ``PROV4ML_RESUME``.
+
+    ``metrics_file_type``: "csv", "zarr", "netcdf" or "parquet", a sink that is added to the list;
+    with ``csv_separator`` and ``use_compressor`` as its options.  ``use_run_id``: the n of
+    ``<experiment>_<n>``; a run that is there is continued.  ``disable_codecarbon=True``: nobody
+    misses energy metrics.  ``save_after_n_logs`` and ``unified_experiment`` are accepted and have
+    no effect: nothing is kept in memory here, and all ranks of a run share its directory.
 
     Raises ``TypeError``, ``UsageError`` (also for a second run while one is open, and a bad
     configuration), ``OSError`` for a folder that cannot be written.
     """
     global _run
+    legacy.no_others(start_run, unknown)
+    experiment_name, prov_user_namespace = legacy.experiment(experiment_name, prov_user_namespace)
+    provenance_save_dir = legacy.one_of_two(
+        "start_run", provenance_save_dir=provenance_save_dir, prov_save_path=prov_save_path
+    )
     name = hot.text("experiment_name", experiment_name)
+    if save_after_n_logs is not None:
+        hot.whole("save_after_n_logs", save_after_n_logs)
     if rank is not None:
         rank = hot.whole("rank", rank)
         if rank < 0:
@@ -98,8 +128,14 @@ def start_run(
             {
                 "prov_user_namespace": prov_user_namespace,
                 "provenance_save_dir": provenance_save_dir,
+                "collect_all_processes": collect_all_processes,
+                "disable_codecarbon": disable_codecarbon,
                 "sinks": sinks,
                 "on_error": on_error,
+                "metrics_file_type": metrics_file_type,
+                "csv_separator": csv_separator,
+                "use_compressor": use_compressor,
+                "use_run_id": use_run_id,
             },
             rank,
             resume or os.environ.get("PROV4ML_RESUME") or None,
@@ -163,10 +199,12 @@ def _open(
     base = Path(settings.directory).absolute()
     try:
         key = rundir.run_key(where, name, ordinal)
-        if resume is None:
-            claimed = rundir.claim(base, name, key, where)
-        else:
+        if resume is not None:
             claimed, where = rundir.continued(base, resume, key, where)
+        elif settings.use_run_id is not None:
+            claimed, where = rundir.numbered(base, name, settings.use_run_id, key, where)
+        else:
+            claimed = rundir.claim(base, name, key, where)
         run = Run(name, settings, where, claimed, environment, part_of)
     except OSError as error:
         raise type(error)(
@@ -197,8 +235,15 @@ def end_run(
     create_svg: bool | None = None,
     create_ro_crate: bool | None = None,
     create_card: bool | None = None,
+    *,
+    crate_ro_crate: bool | None = None,
+    **unknown: Never,
 ) -> None:
     """End the current run; see ``Run.end_run``.  Raises ``UsageError`` when none is open."""
+    legacy.no_others(end_run, unknown)
+    create_ro_crate = legacy.one_of_two(
+        "end_run", create_ro_crate=create_ro_crate, crate_ro_crate=crate_ro_crate
+    )
     run = _current()
     try:
         run.end_run(create_graph, create_svg, create_ro_crate, create_card)
@@ -217,14 +262,42 @@ def log_metrics(
     _current().log_metrics(metrics, context, step, source, timestamp)
 
 
-def log_param(key: str, value: Any) -> None:
+def log_system_metrics(
+    context: str | None = None,
+    step: int | None = None,
+    synchronous: bool = True,
+    timestamp: Any = None,
+) -> None:
+    """Marks a moment at which the machine is to be measured; see ``Run.log_system_metrics``."""
+    _current().log_system_metrics(context, step, synchronous, timestamp)
+
+
+def log_carbon_metrics(
+    context: str | None = None,
+    step: int | None = None,
+    synchronous: bool = True,
+    timestamp: Any = None,
+) -> None:
+    """Marks a moment at which energy is to be measured; see ``Run.log_carbon_metrics``."""
+    _current().log_carbon_metrics(context, step, synchronous, timestamp)
+
+
+def log_param(
+    key: str,
+    value: Any,
+    context: str | None = None,
+    source: str | None = None,
+    is_input: bool = False,
+) -> None:
     """A parameter; see ``Run.log_param``."""
-    _current().log_param(key, value)
+    _current().log_param(key, value, context, source, is_input)
 
 
-def log_params(params: Mapping[str, Any]) -> None:
+def log_params(
+    params: Mapping[str, Any], context: str | None = None, source: str | None = None
+) -> None:
     """``log_param`` for each item."""
-    _current().log_params(params)
+    _current().log_params(params, context, source)
 
 
 def set_tag(key: str, value: Any) -> None:
@@ -244,29 +317,81 @@ def log_artifact(
     step: int | None = None,
     *,
     is_input: bool = False,
+    is_model: bool = False,
     copy: bool = True,
+    log_copy_in_prov_directory: bool | None = None,
+    timestamp: Any = None,
 ) -> None:
     """A file that was made or used; see ``Run.log_artifact``."""
     _current().log_artifact(
-        artifact_name, artifact_path, context, step, is_input=is_input, copy=copy
+        artifact_name,
+        artifact_path,
+        context,
+        step,
+        is_input=is_input,
+        is_model=is_model,
+        copy=copy,
+        log_copy_in_prov_directory=log_copy_in_prov_directory,
+        timestamp=timestamp,
     )
 
 
-def log_dataset(dataset: Any, label: str, context: str | None = None) -> None:
+def log_dataset(
+    dataset: Any,
+    label: Any = None,
+    context: str | bool | None = None,
+    *,
+    dataset_label: str | None = None,
+    log_dataset_info: bool = True,
+) -> None:
     """A dataset, or the part of one that a context uses; see ``Run.log_dataset``."""
-    _current().log_dataset(dataset, label, context)
+    _current().log_dataset(
+        dataset, label, context, dataset_label=dataset_label, log_dataset_info=log_dataset_info
+    )
 
 
-def log_model(model: Any, model_name: str, context: str | None = None) -> None:
+def log_model(
+    model: Any,
+    model_name: Any = "default",
+    context: str | bool | None = None,
+    *,
+    is_input: bool = False,
+    log_model_info: bool = True,
+    log_model_layers: bool = False,
+    log_as_artifact: bool = True,
+) -> None:
     """The final model; see ``Run.log_model``."""
-    _current().log_model(model, model_name, context)
+    _current().log_model(
+        model,
+        model_name,
+        context,
+        is_input=is_input,
+        log_model_info=log_model_info,
+        log_model_layers=log_model_layers,
+        log_as_artifact=log_as_artifact,
+    )
 
 
 def save_model_version(
-    model: Any, model_name: str, context: str | None = None, step: int | None = None
+    model: Any,
+    model_name: Any,
+    context: str | None = None,
+    step: int | None = None,
+    *,
+    is_input: bool = False,
+    incremental: bool = True,
+    timestamp: Any = None,
 ) -> None:
     """A checkpoint; see ``Run.save_model_version``."""
-    _current().save_model_version(model, model_name, context, step)
+    _current().save_model_version(
+        model,
+        model_name,
+        context,
+        step,
+        is_input=is_input,
+        incremental=incremental,
+        timestamp=timestamp,
+    )
 
 
 def get_run_dir() -> Path:

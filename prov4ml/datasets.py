@@ -17,8 +17,10 @@ from prov4ml.recorder import Recorder
 __all__ = ["describe", "log_dataset"]
 
 
-def log_dataset(to: Recorder, dataset: Any, label: str, context: str | None) -> None:
-    """See ``Run.log_dataset``."""
+def log_dataset(
+    to: Recorder, dataset: Any, label: str, context: str | None, *, described: bool = True
+) -> None:
+    """See ``Run.log_dataset``; ``described``: say what it is."""
     name = hot.text("label", label)
     at = hot.current_path(context)
     if isinstance(dataset, (str, os.PathLike)):
@@ -30,6 +32,8 @@ def log_dataset(to: Recorder, dataset: Any, label: str, context: str | None) -> 
     if dataset is None:
         raise TypeError("dataset must be a dataset, a data loader or a path, not None")
     parent, facts = describe(dataset)
+    if not described:
+        facts = {}
     if parent is None:
         n = _occurrence(to, name, dataset, facts, () if context is None else at)
         if context is not None:
@@ -37,7 +41,7 @@ def log_dataset(to: Recorder, dataset: Any, label: str, context: str | None) -> 
         return
     known = to.datasets.get(id(parent))
     if known is None:
-        _, whole = describe(parent)
+        whole = describe(parent)[1] if described else {}
         n = _occurrence(to, f"{type(parent).__name__} of {name}", parent, whole, ())
     else:
         n = known[1]

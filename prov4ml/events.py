@@ -124,7 +124,7 @@ class Param(_Base, frozen=True, tag=4):
     ``datatype``: "str", "int", "float", "bool", "none", "json" (canonical JSON of a list or
     dict) or "text" (the ``str()`` of any other object).  A value of more than 1,000
     characters is a side file: ``artifact`` is its occurrence number and ``value`` its
-    sha256 in hex.
+    sha256 in hex.  The run used it; so did ``context``, where there is one.
     """
 
     time: int
@@ -132,6 +132,8 @@ class Param(_Base, frozen=True, tag=4):
     datatype: str
     value: str
     artifact: int | None = None
+    context: tuple[str, ...] = ()
+    source: str | None = None  # where it came from, as the user says
 
 
 class Tag(_Base, frozen=True, tag=5):

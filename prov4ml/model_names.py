@@ -23,7 +23,7 @@ from prov4ml.errors import UsageError
 from prov4ml.provdm import NAMESPACES, namespace, segment
 from prov4ml.state import Path, Producer
 
-__all__ = ["DEFAULT_NAMESPACE", "Names"]
+__all__ = ["DEFAULT_NAMESPACE", "Names", "alike"]
 
 DEFAULT_NAMESPACE: Final = "https://w3id.org/prov4ml/"
 
@@ -185,6 +185,13 @@ class Names:
 
     def content(self, sha256: str) -> str:
         return f"sha256:{segment(sha256)}"
+
+
+def alike(name: str, word: str) -> str:
+    """A word with the capitals of a name: Training beside Validation, TRAINING beside TESTING."""
+    if name.isupper():
+        return word.upper()
+    return word.capitalize() if name[:1].isupper() else word
 
 
 def _started(p: Producer) -> ev.Started:

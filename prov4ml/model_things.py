@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from prov4ml import events as ev
+from prov4ml.model_names import alike
 from prov4ml.model_times import View
 from prov4ml.provdm import (
     Attributes,
@@ -57,6 +58,8 @@ _ROLES: Final[Mapping[tuple[str, str], Attributes]] = {
     for kind, use, role in (
         ("checkpoint", "generated", "p4:checkpoint"),
         ("model", "generated", "p4:finalModel"),
+        ("checkpoint", "used", "p4:initialWeights"),
+        ("model", "used", "p4:initialWeights"),
         ("dataset", "used", "p4:data"),
         ("environment", "used", "p4:environment"),
     )
@@ -83,7 +86,7 @@ def plain(attributes: Mapping[str, ev.Scalar]) -> list[Pair]:
 class _Setting:
     """One value of a parameter, wherever it was set."""
 
-    __slots__ = ("files", "id", "order", "param", "ranks", "time")
+    __slots__ = ("contexts", "files", "id", "order", "param", "ranks", "sources", "time")
 
     def __init__(self, id: str, param: ev.Param, order: int, time: int) -> None:
         self.id = id
@@ -91,6 +94,8 @@ class _Setting:
         self.order = order
         self.time = time
         self.ranks: set[int] = set()
+        self.sources: set[str] = set()
+        self.contexts: dict[tuple[int, Path], int] = {}  # which used it too, and when first
         self.files: list[str] = []  # occurrences of a long value
 
 
@@ -98,7 +103,7 @@ _Settings = dict[str, dict[tuple[str, str], _Setting]]  # by key, by datatype an
 
 
 def parameters(view: View) -> Iterator[Statement]:
-    """One entity per value, used by the run when it was first set."""
+    """One entity per value, used by the run when it was first set, and by the contexts named."""
     run = view.names.run
     found = _settings(view)
     for key, values in found.items():
@@ -108,8 +113,12 @@ def parameters(view: View) -> Iterator[Statement]:
             attributes += _value(setting.param)
             if several and len(setting.ranks) <= _MANY:
                 attributes += [("p4:rank", rank) for rank in sorted(setting.ranks)]
+            attributes += [("p4:source", source) for source in sorted(setting.sources)]
             yield Element("entity", setting.id, tuple(attributes))
             yield Relation("used", (run, setting.id), _HYPERPARAMETER, setting.time)
+            for (attempt, path), time in sorted(setting.contexts.items()):
+                context = view.names.context(attempt, path)
+                yield Relation("used", (context, setting.id), _HYPERPARAMETER, time)
             for file in setting.files:
                 yield Relation("alternateOf", (setting.id, file))
     yield from _revisions(view, found)
@@ -133,6 +142,11 @@ def _settings(view: View) -> _Settings:
             elif time < setting.time:
                 setting.time = time
             setting.ranks.add(rank)
+            if param.source is not None:
+                setting.sources.add(param.source)
+            if param.context and p.started is not None:
+                place = (p.started.attempt, tuple(param.context))
+                setting.contexts[place] = min(time, setting.contexts.get(place, time))
             if param.artifact in files and param.artifact is not None:
                 file = view.names.occurrence(p, param.artifact)
                 if file not in setting.files:
@@ -212,7 +226,7 @@ def splits(view: View) -> Iterator[Statement]:
             if use not in uses or time < uses[use]:
                 uses[use] = time
     for (attempt, path, id), time in uses.items():
-        role = _DATA_ROLES.get(path[-1] if path else "", _DATA_ROLES[""])
+        role = _DATA_ROLES.get(path[-1].lower() if path else "", _DATA_ROLES[""])
         yield Relation("used", (names.context(attempt, path), id), role, time)
 
 
@@ -374,7 +388,7 @@ def _evaluation(view: View, attempt: int, path: Path, id: str, time: int) -> Ite
 
     When exactly is not in the log, so the use has no time.
     """
-    beside = (*path[:-1], "validation")
+    beside = (*path[:-1], alike(path[-1] if path else "", "validation"))
     span = view.times.contexts[attempt].get(beside)
     if path != beside and span is not None and time // 1000 < span.last // 1000:
         yield Relation("used", (view.names.context(attempt, beside), id), _EVALUATED)

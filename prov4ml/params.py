@@ -16,9 +16,17 @@ __all__ = ["log_param"]
 _LONG: Final = 1000  # characters of a parameter's value that stand in the event itself
 
 
-def log_param(to: Recorder, key: str, value: Any) -> None:
+def log_param(
+    to: Recorder,
+    key: str,
+    value: Any,
+    context: str | None = None,
+    source: str | None = None,
+) -> None:
     """See ``Run.log_param``."""
     name = hot.text("key", key)
+    at = hot.current_path(context)
+    source = None if source is None else hot.text("source", source)
     datatype, text = _lexical(value)
     known = to.params.setdefault(name, f"{datatype}:{text}")
     if known != f"{datatype}:{text}":
@@ -30,7 +38,7 @@ def log_param(to: Recorder, key: str, value: Any) -> None:
         )
         to.params[name] = f"{datatype}:{text}"
     if len(text) <= _LONG:
-        to.append(ev.Param(to.now(), name, datatype, text))
+        to.append(ev.Param(to.now(), name, datatype, text, context=at, source=source))
         return
     import hashlib
 
@@ -41,7 +49,8 @@ def log_param(to: Recorder, key: str, value: Any) -> None:
     )
     if handed is not None:
         to.occurrence(n, "parameter", name, handed)
-    to.append(ev.Param(to.now(), name, datatype, hashlib.sha256(data).hexdigest(), n))
+    digest = hashlib.sha256(data).hexdigest()
+    to.append(ev.Param(to.now(), name, datatype, digest, n, context=at, source=source))
 
 
 def _lexical(value: Any) -> tuple[str, str]:

@@ -34,6 +34,7 @@ class Recorder:
         self.incoming = incoming
         self.params: dict[str, str] = {}  # key: datatype and value of the last one
         self.datasets: dict[int, tuple[Any, int]] = {}  # by id(); kept alive so ids stay true
+        self.said: set[str] = set()  # what is said once
         self._numbers = itertools.count(1)
 
     def now(self) -> int:
@@ -74,7 +75,7 @@ class Recorder:
         n: int,
         kind: str,
         name: str,
-        handed: handover.Handed,
+        handed: handover.Handed | None,
         *,
         location: str | None = None,
         at: tuple[str, ...] = (),
@@ -82,7 +83,10 @@ class Recorder:
         use: str = "",
         facts: dict[str, ev.Scalar] | None = None,
     ) -> None:
-        """One occurrence of something with content; the fields are those of ``ev.Artifact``."""
+        """One occurrence of something; the fields are those of ``ev.Artifact``.
+
+        ``handed``: its content; None when there is none to keep.
+        """
         self.append(
             ev.Artifact(
                 self.now(),
@@ -90,10 +94,10 @@ class Recorder:
                 kind,
                 name,
                 location,
-                handed.incoming or None,
-                handed.size,
-                handed.mtime,
-                handed.media_type,
+                (handed.incoming or None) if handed is not None else None,
+                handed.size if handed is not None else None,
+                handed.mtime if handed is not None else None,
+                handed.media_type if handed is not None else None,
                 at,
                 step,
                 None,
@@ -110,6 +114,7 @@ class NoRecorder(Recorder):
         self.clock = hot.Clock()
         self.params = {}
         self.datasets = {}
+        self.said = set()
         self._numbers = itertools.count(1)
         self.incoming = Path()
 

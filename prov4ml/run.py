@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import msgspec
 
@@ -23,7 +23,9 @@ from prov4ml import (
     checkpoints,
     config,
     datasets,
+    hardware,
     hot,
+    legacy,
     origin,
     params,
     process,
@@ -36,6 +38,7 @@ from prov4ml import segment as seg
 from prov4ml.errors import UsageError
 from prov4ml.journal import Journal
 from prov4ml.leaving import leave
+from prov4ml.readback import Readback
 from prov4ml.recorder import Recorder
 from prov4ml.sender import Sender
 from prov4ml.talk import log, short
@@ -52,6 +55,9 @@ class Context(str, Enum):
     TRAINING = "training"
     VALIDATION = "validation"
     TESTING = "testing"
+    EVALUATION = "evaluation"
+    DATASETS = "datasets"
+    MODELS = "models"
 
     def __str__(self) -> str:
         return self.value
@@ -92,7 +98,10 @@ class Run:
         self._started = self._introduction(claimed.key, part_of)
         self._journal.append(_encode(self._started))
         self._journal.prologue = self._child_introduction
-        self._metrics = hot.bind(self._journal, self._clock)
+        self._readback = Readback(self._journal, hot.number)
+        self._metrics = hot.nowhere(hot.checked)  # of other ranks, when only rank 0 is to log them
+        if settings.collect_all_processes or where.rank == 0:
+            self._metrics = hot.bind(self._journal, self._clock, self._readback)
         self.log_metric, _ = hot.follower(self._metrics)
         self._service = service.find(environment) if settings.address == "auto" else None
         self._sender = Sender(
@@ -129,19 +138,51 @@ class Run:
         for key, value in metrics.items():
             self.log_metric(key, value, context, step, source, timestamp)
 
-    def log_param(self, key: str, value: Any) -> None:
+    def log_param(
+        self,
+        key: str,
+        value: Any,
+        context: str | None = None,
+        source: str | None = None,
+        is_input: bool = False,
+    ) -> None:
         """A parameter: any value; numbers exactly, lists and dicts as JSON, objects as text.
 
         Another value for the same key is kept as a revision of the first, with a warning.
+        ``context``: it is used there too, not by the run alone.  ``source``: where it came from.
+        ``is_input`` has no effect: every parameter is an input.
         """
-        params.log_param(self._recorder, key, value)
+        params.log_param(self._recorder, key, value, context, source)
 
-    def log_params(self, params: Mapping[str, Any]) -> None:
+    def log_params(
+        self, params: Mapping[str, Any], context: str | None = None, source: str | None = None
+    ) -> None:
         """``log_param`` for each item."""
         if not isinstance(params, Mapping):
             raise TypeError(f"params must be a mapping, not {type(params).__name__}")
         for key, value in params.items():
-            self.log_param(key, value)
+            self.log_param(key, value, context, source)
+
+    def log_system_metrics(
+        self,
+        context: str | None = None,
+        step: int | None = None,
+        synchronous: bool = True,
+        timestamp: Any = None,
+    ) -> None:
+        """Marks a moment at which the machine is to be measured.  Not recorded yet."""
+        hardware.mark(self._recorder, "log_system_metrics", context, step, timestamp)
+
+    def log_carbon_metrics(
+        self,
+        context: str | None = None,
+        step: int | None = None,
+        synchronous: bool = True,
+        timestamp: Any = None,
+    ) -> None:
+        """Marks a moment at which energy is to be measured.  Not recorded yet."""
+        call = "" if self.settings.disable_codecarbon else "log_carbon_metrics"
+        hardware.mark(self._recorder, call, context, step, timestamp)
 
     def set_tag(self, key: str, value: Any) -> None:
         """A tag of the run; the last value of a key counts."""
@@ -170,48 +211,106 @@ class Run:
         step: int | None = None,
         *,
         is_input: bool = False,
+        is_model: bool = False,
         copy: bool = True,
+        log_copy_in_prov_directory: bool | None = None,
+        timestamp: Any = None,
     ) -> None:
         """A file the run made (or, with ``is_input``, used).  With one argument it is the path.
 
         Its bytes are safe when the call returns; ``copy=False`` only refers to it.  A folder
-        stands for the files in it.  Raises ``UsageError`` for a path that is not there.
+        stands for the files in it.  ``is_model``: a version of the model ``artifact_name``; the
+        final one, when there is no step.  Raises ``UsageError`` for a path that is not there.
         """
+        name, path, context, step = legacy.artifact(artifact_name, artifact_path, context, step)
+        if log_copy_in_prov_directory is not None:
+            copy = log_copy_in_prov_directory
+        if timestamp is not None:
+            hot.nanoseconds(timestamp)
+        if is_model:
+            path, name = (name, os.path.basename(os.fspath(name))) if path is None else (path, name)
+            kind = "model" if step is None else "checkpoint"
+            use = "used" if is_input else "generated"
+            checkpoints.log_version(self._recorder, kind, path, name, context, step, use=use)
+            return
         artifacts.log_artifact(
-            self._recorder,
-            artifact_name,
-            artifact_path,
-            context,
-            step,
-            is_input=is_input,
-            copy=copy,
+            self._recorder, name, path, context, step, is_input=is_input, copy=copy
         )
 
-    def log_dataset(self, dataset: Any, label: str, context: str | None = None) -> None:
-        """A dataset, or the part of one that a context uses.
+    def log_dataset(
+        self,
+        dataset: Any,
+        label: Any = None,
+        context: str | bool | None = None,
+        *,
+        dataset_label: str | None = None,
+        log_dataset_info: bool = True,
+    ) -> None:
+        """A dataset, or the part of one that a context uses; (label, dataset) works too.
 
         A path is a file to keep; a data loader or subset is a split of the dataset behind it
         (logged before under its own name, or named after the split); anything else is
-        described by its length and shape.
+        described by its length and shape, unless ``log_dataset_info=False``.
         """
-        datasets.log_dataset(self._recorder, dataset, label, context)
+        label = legacy.one_of_two("log_dataset", label=label, dataset_label=dataset_label)
+        dataset, label = legacy.named(dataset, label)
+        context, log_dataset_info = legacy.third(context, log_dataset_info)
+        datasets.log_dataset(self._recorder, dataset, label, context, described=log_dataset_info)
 
     def save_model_version(
         self,
         model: Any,
-        model_name: str,
+        model_name: Any,
         context: str | None = None,
         step: int | None = None,
+        *,
+        is_input: bool = False,
+        incremental: bool = True,
+        timestamp: Any = None,
     ) -> None:
-        """A checkpoint: the next version of the model ``model_name``.
+        """A checkpoint: the next version of ``model_name``; (model_name, model) works too.
 
         ``model``: torch module or state dict, path, bytes, or anything that can be pickled.
+        ``is_input``: one that the run started from.  ``incremental`` has no effect: every version
+        is kept.
         """
-        checkpoints.log_version(self._recorder, "checkpoint", model, model_name, context, step)
+        model, model_name = legacy.named(model, model_name)
+        if timestamp is not None:
+            hot.nanoseconds(timestamp)
+        use = "used" if is_input else "generated"
+        checkpoints.log_version(
+            self._recorder, "checkpoint", model, model_name, context, step, use=use
+        )
 
-    def log_model(self, model: Any, model_name: str, context: str | None = None) -> None:
-        """The final model, the same kinds as in ``save_model_version``."""
-        checkpoints.log_version(self._recorder, "model", model, model_name, context, None)
+    def log_model(
+        self,
+        model: Any,
+        model_name: Any = "default",
+        context: str | bool | None = None,
+        *,
+        is_input: bool = False,
+        log_model_info: bool = True,
+        log_model_layers: bool = False,
+        log_as_artifact: bool = True,
+    ) -> None:
+        """The final model, the same kinds and orders as in ``save_model_version``.
+
+        ``log_model_info=False``: nothing is said of its parameters; ``log_as_artifact=False``:
+        its weights are not kept.
+        """
+        model, model_name = legacy.named(model, model_name)
+        context, log_model_info = legacy.third(context, log_model_info)
+        checkpoints.log_version(
+            self._recorder,
+            "model",
+            model,
+            model_name,
+            context,
+            None,
+            use="used" if is_input else "generated",
+            described=log_model_info,
+            kept=log_as_artifact,
+        )
 
     # ------------------------------------------------------------------------ questions
 
@@ -252,15 +351,22 @@ class Run:
         create_ro_crate: bool | None = None,
         create_card: bool | None = None,
         *,
+        crate_ro_crate: bool | None = None,
         error: BaseException | None = None,
         status: str | None = None,
         exit_code: int | None = None,
+        **unknown: Never,
     ) -> None:
         """Log the end, wait until the documents are written, at most ``exit_timeout`` seconds.
 
+        ``create_...``: True adds an output, False drops it, None leaves it to the list of sinks.
         ``error`` is the exception that ended the run (``with`` passes it).  Ending a run that
         has ended does nothing.
         """
+        legacy.no_others(Run.end_run, unknown)
+        create_ro_crate = legacy.one_of_two(
+            "end_run", create_ro_crate=create_ro_crate, crate_ro_crate=crate_ro_crate
+        )
         if self._ended is not None or self._pid != os.getpid():
             return
         if status is None:
@@ -276,11 +382,13 @@ class Run:
         deadline = time.monotonic() + self.settings.exit_timeout
         self._sender.recorded(0.4 * self.settings.exit_timeout)
         self._sender.catch_up(0.2 * self.settings.exit_timeout)
+        left = deadline - time.monotonic() - 0.5 * self.settings.exit_timeout
+        lost = self._readback.close(left)
         self._ended = status
         message = None if kind is None else short(str(error), 2000)
         ended = ev.Ended(self._clock.now(), status, exit_code, kind, message, changes)
         # A thread that still logs is told, instead of logging into nothing.
-        self._journal.end(_encode(ended))
+        self._journal.end(_encode(ended), lost, self._readback.why)
         self.log_metric = _over
         leave(self, deadline)
 
@@ -341,6 +449,7 @@ class Run:
     def after_fork(self) -> None:
         """In a forked child: from now on a journal of its own, and nothing else."""
         self._journal.forked(self._identity(parent=self._started_producer()))
+        self._readback.restart()
         self._recorder.restart()
 
     def _started_producer(self) -> bytes:

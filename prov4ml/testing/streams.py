@@ -89,11 +89,15 @@ def _client_events() -> st.SearchStrategy[ev.Event | str]:
         st.integers(0, 2),
     )
     params = st.builds(
-        lambda t, key, kind, n: ev.Param(t, key, kind[0], kind[1][n % len(kind[1])]),
+        lambda t, key, kind, n, at, source: ev.Param(
+            t, key, kind[0], kind[1][n % len(kind[1])], context=at, source=source
+        ),
         time,
         name,
         datatype,
         text,
+        st.just(()) | path,
+        st.sampled_from((None, None, "s", "a b")),
     )
     points = st.builds(
         ev.Point,
