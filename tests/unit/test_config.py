@@ -522,7 +522,7 @@ def test_a_format_without_its_sink_gives_a_warning(
     [
         (
             "xml",
-            "metrics_file_type: unknown format of metric files: 'xml'; known: csv, netcdf, parquet, zarr",
+            "unknown format of metric files: 'xml'; known: csv, netcdf, parquet, zarr",
         ),
         ("cvs", "did you mean 'csv'"),
         ("turtle", "the sink 'turtle' writes a document, not metrics"),
