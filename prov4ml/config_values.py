@@ -27,6 +27,7 @@ __all__ = [
     "size",
     "text",
     "user",
+    "variables",
 ]
 
 
@@ -103,6 +104,13 @@ def size(value: Any) -> int:
 def names(value: Any) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError(f"must be a list of sink names, not {type(value).__name__}")
+    return tuple(text(name) for name in value)
+
+
+def variables(value: Any) -> tuple[str, ...]:
+    """Names of variables of the environment, with ``*`` and ``?`` as wildcards."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"must be a list of variables' names, not {type(value).__name__}")
     return tuple(text(name) for name in value)
 
 

@@ -17,23 +17,31 @@ from typing import Any
 from prov4ml import config, hot, lifecycle, rundir
 from prov4ml.disabled import DisabledRun
 from prov4ml.errors import MissingExtra, UsageError
+from prov4ml.references import Derivable, Reference
 from prov4ml.run import Context, Run
 from prov4ml.talk import say
 
 __all__ = [
     "Context",
+    "Reference",
     "Run",
     "context",
     "end_run",
     "get_artifacts_dir",
     "get_run_dir",
     "log_artifact",
+    "log_artifacts",
     "log_dataset",
+    "log_environment",
+    "log_execution_command",
+    "log_input",
     "log_metric",
     "log_metrics",
     "log_model",
+    "log_output",
     "log_param",
     "log_params",
+    "log_source_code",
     "save_model_version",
     "set_tag",
     "start_run",
@@ -203,34 +211,168 @@ def context(name: str) -> AbstractContextManager[None]:
 
 def log_artifact(
     artifact_name: str | os.PathLike[str],
-    artifact_path: str | os.PathLike[str] | None = None,
+    artifact_path: Any = None,
     context: str | None = None,
     step: int | None = None,
     *,
     is_input: bool = False,
     copy: bool = True,
-) -> None:
-    """A file that was made or used; see ``Run.log_artifact``."""
-    _current().log_artifact(
-        artifact_name, artifact_path, context, step, is_input=is_input, copy=copy
+    derived_from: Derivable = None,
+    text: str | None = None,
+    epoch: int | None = None,
+) -> Reference:
+    """A file or another thing that was made or used; see ``Run.log_artifact``."""
+    return _current().log_artifact(
+        artifact_name,
+        artifact_path,
+        context,
+        step,
+        is_input=is_input,
+        copy=copy,
+        derived_from=derived_from,
+        text=text,
+        epoch=epoch,
     )
 
 
-def log_dataset(dataset: Any, label: str, context: str | None = None) -> None:
+def log_artifacts(
+    artifacts_dir: str | os.PathLike[str],
+    artifact_name: str | None = None,
+    context: str | None = None,
+    step: int | None = None,
+    *,
+    is_input: bool = False,
+    copy: bool = True,
+    derived_from: Derivable = None,
+) -> Reference:
+    """A folder with all its files; see ``Run.log_artifacts``."""
+    return _current().log_artifacts(
+        artifacts_dir,
+        artifact_name,
+        context,
+        step,
+        is_input=is_input,
+        copy=copy,
+        derived_from=derived_from,
+    )
+
+
+def log_input(
+    inp: Any,
+    name: str | None = None,
+    context: str | None = None,
+    step: int | None = None,
+    *,
+    copy: bool = True,
+    derived_from: Derivable = None,
+) -> Reference:
+    """Whatever the run used; see ``Run.log_input``."""
+    return _current().log_input(inp, name, context, step, copy=copy, derived_from=derived_from)
+
+
+def log_output(
+    out: Any,
+    name: str | None = None,
+    context: str | None = None,
+    step: int | None = None,
+    *,
+    copy: bool = True,
+    derived_from: Derivable = None,
+) -> Reference:
+    """Whatever the run made; see ``Run.log_output``."""
+    return _current().log_output(out, name, context, step, copy=copy, derived_from=derived_from)
+
+
+def log_dataset(
+    dataset: Any,
+    label: str,
+    context: str | None = None,
+    *,
+    copy: bool = True,
+    hash: bool = False,
+    croissant: str | os.PathLike[str] | None = None,
+    derived_from: Derivable = None,
+) -> Reference:
     """A dataset, or the part of one that a context uses; see ``Run.log_dataset``."""
-    _current().log_dataset(dataset, label, context)
+    return _current().log_dataset(
+        dataset,
+        label,
+        context,
+        copy=copy,
+        hash=hash,
+        croissant=croissant,
+        derived_from=derived_from,
+    )
 
 
-def log_model(model: Any, model_name: str, context: str | None = None) -> None:
+def log_model(
+    model: Any,
+    model_name: str,
+    context: str | None = None,
+    *,
+    step: int | None = None,
+    epoch: int | None = None,
+    format: str | None = None,
+    is_input: bool = False,
+    copy: bool = True,
+    derived_from: Derivable = None,
+) -> Reference:
     """The final model; see ``Run.log_model``."""
-    _current().log_model(model, model_name, context)
+    return _current().log_model(
+        model,
+        model_name,
+        context,
+        step=step,
+        epoch=epoch,
+        format=format,
+        is_input=is_input,
+        copy=copy,
+        derived_from=derived_from,
+    )
 
 
 def save_model_version(
-    model: Any, model_name: str, context: str | None = None, step: int | None = None
-) -> None:
+    model: Any,
+    model_name: str,
+    context: str | None = None,
+    step: int | None = None,
+    *,
+    epoch: int | None = None,
+    format: str | None = None,
+    is_input: bool = False,
+    copy: bool = True,
+    derived_from: Derivable = None,
+) -> Reference:
     """A checkpoint; see ``Run.save_model_version``."""
-    _current().save_model_version(model, model_name, context, step)
+    return _current().save_model_version(
+        model,
+        model_name,
+        context,
+        step,
+        epoch=epoch,
+        format=format,
+        is_input=is_input,
+        copy=copy,
+        derived_from=derived_from,
+    )
+
+
+def log_source_code(path: str | os.PathLike[str] | None = None) -> Reference | None:
+    """The code that runs; see ``Run.log_source_code``."""
+    return _current().log_source_code(path)
+
+
+def log_execution_command(
+    cmd: str | list[str] | tuple[str, ...] | None = None,
+    path: str | os.PathLike[str] | None = None,
+) -> None:
+    """The command that the run is repeated with; see ``Run.log_execution_command``."""
+    _current().log_execution_command(cmd, path)
+
+
+def log_environment() -> None:
+    """What the run runs in, as it is now; see ``Run.log_environment``."""
+    _current().log_environment()
 
 
 def get_run_dir() -> Path:

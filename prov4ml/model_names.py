@@ -20,7 +20,7 @@ from typing import Final
 
 from prov4ml import events as ev
 from prov4ml.errors import UsageError
-from prov4ml.provdm import NAMESPACES, namespace, segment
+from prov4ml.provdm import NAMESPACES, namespace, segment, split
 from prov4ml.state import Path, Producer
 
 __all__ = ["DEFAULT_NAMESPACE", "Names"]
@@ -28,6 +28,12 @@ __all__ = ["DEFAULT_NAMESPACE", "Names"]
 DEFAULT_NAMESPACE: Final = "https://w3id.org/prov4ml/"
 
 _coded = lru_cache(maxsize=4096)(segment)
+
+_OCCURRENCE: Final = re.compile(
+    r"attempt/\d{1,18}/rank/\d{1,18}(/(child|process)/[0-9a-f]{16})?/artifact/[1-9]\d{0,17}"
+)
+_RUN: Final = re.compile(r"run/[A-Za-z0-9._~-]{1,120}/")
+_MINTED: Final = re.compile(r"(?:run|experiment|agent|tag|sha256)/|ns#")
 
 
 class Names:
@@ -67,6 +73,12 @@ class Names:
         self.metrics: str = f"{self._run}metrics"
         self._holders: dict[tuple[int, int], bytes] = {}
         self._hold(clients)
+        self._others: dict[str, str | None] = {}
+        for p in clients:
+            for a in p.artifacts:
+                for source in a.derived:
+                    if isinstance(source, str) and source not in self._others:
+                        self._others[source] = self._other(source)
 
     def _hold(self, clients: Sequence[Producer]) -> None:
         since: dict[tuple[int, int], tuple[int, bytes]] = {}
@@ -154,6 +166,29 @@ class Names:
     def gap(self, producer: bytes) -> str:
         """Events of a process that nobody knows."""
         return f"{self._run}gap/{producer.hex()}"
+
+    def given(self, iri: str) -> str | None:
+        """The name of the entity behind an IRI that an occurrence says it derives from.
+
+        None for what is no IRI, and for one in a space of ours that is no occurrence's.
+        """
+        return self._others.get(iri)
+
+    def _other(self, iri: str) -> str | None:
+        for prefix, space in list(self.prefixes.items())[:2]:  # of the run, of the user
+            if iri.startswith(space):
+                local = iri[len(space) :]
+                run = _RUN.match(local) if f"{prefix}:" == self._user else None
+                if _OCCURRENCE.fullmatch(local[run.end() :] if run is not None else local):
+                    return f"{prefix}:{local}"
+                if f"{prefix}:" == self._run or _MINTED.match(local):
+                    return None
+        parts = split(iri)
+        if parts is None or any(iri.startswith(space) for space in NAMESPACES.values()):
+            return None
+        prefix = f"x_{_hash(parts[0])[:12]}"
+        self.prefixes[prefix] = parts[0]
+        return f"{prefix}:{parts[1]}"
 
     def output(self, path: str) -> str:
         """A file that a sink wrote; ``path`` is relative to the run directory."""
