@@ -157,10 +157,10 @@ def log_path(
         walk = paths.Walk(path)
         return _folder(to, kind, name, walk, walk.files(), where, copy and copy_folders, facts)
     if paths.is_pattern(text):
-        walk, pattern = paths.matching(text)
+        walk = paths.matching(text)
         if not paths.is_folder(walk.folder):
             raise UsageError(f"{argument}: there is no folder {short(str(walk.folder))!r}")
-        found = (item for item in walk.files() if pattern.fullmatch(item[0]))
+        found = walk.files()
         first = next(found, None)
         if first is None:
             raise UsageError(f"{argument}: no file matches {short(paths.plain(text))!r}")

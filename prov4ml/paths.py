@@ -58,15 +58,19 @@ def is_pattern(text: str) -> bool:
 class Walk:
     """The regular files below a folder, each once, in the order of their names.
 
-    ``files`` gives (path inside the folder, path, status).  ``left_out`` counts what could not be
-    read or is neither file nor folder.
+    ``files`` gives (path inside the folder, path, status); with a ``pattern`` those whose path
+    inside matches, at most ``depth`` folders deep.  ``left_out`` counts what could not be read or
+    is neither file nor folder.
     """
 
-    def __init__(self, folder: Path, depth: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, depth: int | None = None, pattern: re.Pattern[str] | None = None
+    ) -> None:
         self.folder = folder
         self.left_out = 0
         self.why = ""  # of the first that was left out
         self._depth = depth
+        self._pattern = pattern
 
     def files(self) -> Iterator[tuple[str, Path, os.stat_result]]:
         """Raises ``UsageError`` when the folder itself cannot be read."""
@@ -89,24 +93,28 @@ class Walk:
             path = self.folder / below
             try:
                 found = os.stat(path)
-                if stat.S_ISREG(found.st_mode):
-                    yield below, path, found
-                elif not stat.S_ISDIR(found.st_mode):
-                    self._leave(path, "is no file")
+                if not stat.S_ISDIR(found.st_mode):
+                    if self._pattern is not None and not self._pattern.fullmatch(below):
+                        continue
+                    if stat.S_ISREG(found.st_mode):
+                        yield below, path, found
+                    else:
+                        self._leave(path, "is no file")
                 elif (found.st_dev, found.st_ino) not in seen:
                     seen.add((found.st_dev, found.st_ino))
                     if self._depth is None or len(waiting) < self._depth:
                         waiting.append((f"{below}/", iter(sorted(os.listdir(path)))))
             except OSError as error:
-                self._leave(path, error.strerror or str(error))
+                if self._pattern is None or self._pattern.fullmatch(below):
+                    self._leave(path, error.strerror or str(error))
 
     def _leave(self, path: Path, why: str) -> None:
         self.left_out += 1
         self.why = self.why or f"{short(plain(str(path)))}: {why}"
 
 
-def matching(pattern: str) -> tuple[Walk, re.Pattern[str]]:
-    """The folder above a pattern's first wildcard, and which paths inside it match.
+def matching(pattern: str) -> Walk:
+    """The folder above a pattern's first wildcard, and the files in it that match.
 
     ``**`` stands for any number of folders, as in ``glob.glob(..., recursive=True)``; a wildcard
     at the beginning of a name does not stand for a dot.
@@ -126,7 +134,7 @@ def matching(pattern: str) -> tuple[Walk, re.Pattern[str]]:
         compiled = re.compile(expression, re.DOTALL)
     except re.error as error:
         raise UsageError(f"{short(pattern)!r} is no pattern: {error}") from None
-    return Walk(folder, None if "**" in rest else len(rest)), compiled
+    return Walk(folder, None if "**" in rest else len(rest), compiled)
 
 
 def _translated(part: str) -> str:

@@ -53,6 +53,8 @@ def imported(root: Path, keep: Callable[[str], bool] = lambda _: True) -> list[t
         if any(name in file for name in _SKIPPED) or file.startswith(plainly):
             continue  # most of them, without a look at the disk
         path = Path(os.path.realpath(file))
+        if not path.is_file():  # torch has modules that say a name of no file
+            continue
         if set(path.parts) & set(_SKIPPED) or any(path.is_relative_to(own) for own in kept):
             continue
         inside = path.is_relative_to(root)
