@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from prov4ml.config_file import File
 
 __all__ = [
+    "DEFAULT",
     "RECORDED",
     "SINKS",
     "VARIABLES",
@@ -38,8 +39,11 @@ __all__ = [
     "shaping",
 ]
 
-SINKS: Final = ("provjson", "provn", "turtle", "svg", "parquet")
-"""The built-in sinks: the default list, known without a look at the installed packages."""
+DEFAULT: Final = ("provjson", "provn", "turtle", "svg", "parquet")
+"""The list of sinks where none is given."""
+
+SINKS: Final = (*DEFAULT, "csv", "netcdf", "zarr")
+"""The built-in sinks, known without a look at the installed packages."""
 
 RECORDED: Final = (
     *("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "OMP_NUM_THREADS"),
@@ -54,7 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     namespace: str = "https://w3id.org/prov4ml/"  # absolute IRI that ends in "/" or "#"
     directory: str = "prov"  # where run directories are made
-    sinks: tuple[str, ...] = SINKS
+    sinks: tuple[str, ...] = DEFAULT
     options: dict[str, dict[str, Any]] = {}  # of the sinks on the list, by sink
     detail: str = "series"  # "rank": one entity per series and rank, however many there are
     keep_events: bool = True  # False: the event log goes once the documents are written
@@ -197,7 +201,7 @@ def load(arguments: Mapping[str, Any], environment: Mapping[str, str], directory
     disabled = any(given.setting.name == "disabled" and _checked(given) for given in by_hand)
     file = None if disabled else _file(environment, directory)
 
-    values: dict[str, Any] = {"sinks": SINKS}
+    values: dict[str, Any] = {"sinks": DEFAULT}
     origins = {setting.name: "default" for setting in SETTINGS}
     _take(_in_file(file) if file else [], values, origins)
     in_file = values["sinks"]

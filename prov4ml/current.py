@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 _run: Run | None = None
+_outer: list[Run] = []  # open runs that are not current while another one is, oldest first
 _ordinals: dict[str, int] = {}
 
 
@@ -121,7 +122,44 @@ def start_run(
     return run
 
 
-def _open(name: str, arguments: Mapping[str, Any], rank: int | None, resume: str | None) -> Run:
+def start_beside(
+    experiment_name: str,
+    directory: str | os.PathLike[str] | None = None,
+    resume: str | None = None,
+    part_of: str = "",
+) -> Run:
+    """Open a run, whether or not one is open, and make it the current one (``compat``).
+
+    ``part_of``: IRI of the run that it is nested in.  ``release`` makes way for the others.
+    """
+    global _run
+    name = hot.text("experiment_name", experiment_name)
+    run = _open(name, {"provenance_save_dir": directory}, None, resume, part_of)
+    if _run is not None and _run.active:
+        _outer.append(_run)
+    _run = run
+    _follow(run._metrics)
+    return run
+
+
+def release(run: Run) -> None:
+    """A run has ended: of those that are open, the one that was started last is current."""
+    global _run
+    if run is not _run:
+        _outer[:] = [other for other in _outer if other is not run]
+        return
+    _outer[:] = [other for other in _outer if other.active]
+    _run = _outer.pop() if _outer else None
+    _follow(hot.nowhere(_none) if _run is None else _run._metrics)
+
+
+def _open(
+    name: str,
+    arguments: Mapping[str, Any],
+    rank: int | None,
+    resume: str | None,
+    part_of: str = "",
+) -> Run:
     if sys.platform != "linux":
         raise UsageError(f"prov4ml records on Linux; this is {sys.platform}")
     environment = os.environ
@@ -137,7 +175,7 @@ def _open(name: str, arguments: Mapping[str, Any], rank: int | None, resume: str
             claimed = rundir.claim(base, name, key, where)
         else:
             claimed, where = rundir.continued(base, resume, key, where)
-        run = Run(name, settings, where, claimed, environment)
+        run = Run(name, settings, where, claimed, environment, part_of)
     except OSError as error:
         raise type(error)(
             error.errno, f"{error.strerror or error}: the run cannot be kept", str(base)
@@ -169,13 +207,11 @@ def end_run(
     create_card: bool | None = None,
 ) -> None:
     """End the current run; see ``Run.end_run``.  Raises ``UsageError`` when none is open."""
-    global _run
     run = _current()
     try:
         run.end_run(create_graph, create_svg, create_ro_crate, create_card)
     finally:
-        _run = None
-        _follow(hot.nowhere(_none))
+        release(run)
 
 
 def log_metrics(

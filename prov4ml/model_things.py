@@ -53,8 +53,8 @@ _TYPES: Final[Mapping[str, tuple[Pair, ...]]] = {
     "checkpoint": (("prov:type", Name("p4:ModelVersion")), _ARTIFACT),
     "model": (("prov:type", Name("p4:ModelVersion")), _ARTIFACT),
     "environment": (("prov:type", Name("p4:Environment")),),
-    "layers": (("prov:type", Name("p4:LayerTree")), _ARTIFACT),
-    "source": (("prov:type", Name("p4:SourceCode")), _ARTIFACT),
+    "layers": (("prov:type", Name("p4:LayerTree")),),
+    "source": (("prov:type", Name("p4:SourceCode")),),
     "diff": (("prov:type", Name("p4:Diff")), _ARTIFACT),
 }
 _OF_THE_RUN: Final = ("environment", "source", "diff")

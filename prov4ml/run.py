@@ -69,7 +69,9 @@ class Run:
         where: rundir.Launch,
         claimed: rundir.Claim,
         environment: Mapping[str, str],
+        part_of: str = "",
     ) -> None:
+        """``part_of``: IRI of the run that this one is nested in."""
         self.experiment = experiment
         self.settings = settings
         self.id = claimed.run
@@ -93,7 +95,7 @@ class Run:
             self._journal, self._clock, incoming, settings.namespace, lenient=lenient
         )
         self._wanted = origin.Wanted(settings.code, settings.environment, settings.user is True)
-        self._started = self._introduction(claimed.key)
+        self._started = self._introduction(claimed.key, part_of)
         self._journal.append(_encode(self._started))
         self._journal.prologue = self._child_introduction
         self._metrics = hot.bind(self._journal, self._clock)
@@ -391,6 +393,16 @@ class Run:
     def active(self) -> bool:
         return self._ended is None and self._pid == os.getpid()
 
+    @property
+    def ended(self) -> bool:
+        """Whether ``end_run`` was called; it is not in a forked child."""
+        return self._ended is not None
+
+    @property
+    def iri(self) -> str:
+        """What the documents call the run."""
+        return f"{self.settings.namespace}run/{self.id}/run"
+
     # ------------------------------------------------------------------------------ end
 
     def __enter__(self) -> Run:
@@ -453,7 +465,7 @@ class Run:
             parent,
         )
 
-    def _introduction(self, key: str | None) -> ev.Started:
+    def _introduction(self, key: str | None, part_of: str) -> ev.Started:
         who, where, settings = self._journal.who, self._where, self.settings
         user: str | None = process.user() if settings.user is True else settings.user or None
         return ev.Started(
@@ -476,6 +488,7 @@ class Run:
             VERSION,
             origin.python(),
             {**config.shaping(settings), "key": key, "job": where.job},
+            part_of=part_of,
         )
 
     def _child_introduction(self) -> bytes:
