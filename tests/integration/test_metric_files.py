@@ -49,7 +49,9 @@ def test_formats_hold_the_same_rows_after_a_kill(isolated: Isolated, read: type[
     """The collector is killed in the middle: each point stands once in each of four files."""
     pytest.importorskip("h5netcdf")
     path = isolated.write(SCRIPT)
-    child = isolated.spawn(sys.executable, path.name, "+csv,+zarr,+netcdf")
+    child = isolated.spawn(
+        sys.executable, path.name, "+csv,+zarr,+netcdf", PROV4ML_EXIT_TIMEOUT="60"
+    )
     isolated.wait((isolated.folder / "half").exists, "half of the points are logged")
     isolated.wait(lambda: any((run / "run.json").exists() for run in isolated.runs()), "a manifest")
     for collector in isolated.collectors():
@@ -88,7 +90,7 @@ def test_without_parquet_the_store_is_another_file(isolated: Isolated, read: typ
     """A run may have CSV alone; its series are part of that store; replay writes another format."""
     path = isolated.write(SCRIPT)
     (isolated.folder / "go").touch()
-    isolated.run(sys.executable, path.name, "provjson,turtle,csv")
+    isolated.run(sys.executable, path.name, "provjson,turtle,csv", PROV4ML_EXIT_TIMEOUT="60")
     directory = isolated.only_run()
     left = read(directory)
     assert sorted(p.suffix for p in (directory / "metrics").iterdir()) == [".csv"]
