@@ -27,10 +27,22 @@ if TYPE_CHECKING:
 
     from prov4ml.config_file import File
 
-__all__ = ["SINKS", "VARIABLES", "Settings", "check_address", "find_file", "load", "shaping"]
+__all__ = [
+    "DEFAULT",
+    "SINKS",
+    "VARIABLES",
+    "Settings",
+    "check_address",
+    "find_file",
+    "load",
+    "shaping",
+]
 
-SINKS: Final = ("provjson", "provn", "turtle", "svg", "parquet")
-"""The built-in sinks: the default list, known without a look at the installed packages."""
+DEFAULT: Final = ("provjson", "provn", "turtle", "svg", "parquet")
+"""The list of sinks where none is given."""
+
+SINKS: Final = (*DEFAULT, "csv", "netcdf", "zarr")
+"""The built-in sinks, known without a look at the installed packages."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +50,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     namespace: str = "https://w3id.org/prov4ml/"  # absolute IRI that ends in "/" or "#"
     directory: str = "prov"  # where run directories are made
-    sinks: tuple[str, ...] = SINKS
+    sinks: tuple[str, ...] = DEFAULT
     options: dict[str, dict[str, Any]] = {}  # of the sinks on the list, by sink
     detail: str = "series"  # "rank": one entity per series and rank, however many there are
     keep_events: bool = True  # False: the event log goes once the documents are written
@@ -185,7 +197,7 @@ def load(arguments: Mapping[str, Any], environment: Mapping[str, str], directory
     disabled = any(given.setting.name == "disabled" and _checked(given) for given in by_hand)
     file = None if disabled else _file(environment, directory)
 
-    values: dict[str, Any] = {"sinks": SINKS}
+    values: dict[str, Any] = {"sinks": DEFAULT}
     origins = {setting.name: "default" for setting in SETTINGS}
     _take(_in_file(file) if file else [], values, origins)
     in_file = values["sinks"]
@@ -212,7 +224,7 @@ def _add_metric_files(values: dict[str, Any], origins: dict[str, str]) -> None:
 
     if "metrics_file_type" in given:
         before = values["sinks"]
-        values["sinks"] = config_metrics.add_sink(given["metrics_file_type"], before, SINKS)
+        values["sinks"] = config_metrics.add_sink(given["metrics_file_type"], before)
         if values["sinks"] != before:
             origins["sinks"] += f", {origins['metrics_file_type']}"
     options = values.get("options", {})

@@ -12,7 +12,7 @@ False takes "none".
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from prov4ml import sink
@@ -26,16 +26,16 @@ FORMATS: Final = ("csv", "zarr", "netcdf", "parquet")
 Options = dict[str, dict[str, Any]]
 
 
-def add_sink(wanted: str, listed: tuple[str, ...], builtin: Iterable[str]) -> tuple[str, ...]:
+def add_sink(wanted: str, listed: tuple[str, ...]) -> tuple[str, ...]:
     """The list of sinks, with the one for metric files of the format ``wanted``.
 
-    ``builtin``: known without a look at the installed packages.  Raises ``UsageError``.
+    Raises ``UsageError``.
     """
     name = wanted.lower()
     if name in listed and name in FORMATS:
         return listed
     found = sink.available()
-    if name not in found and name not in builtin:
+    if name not in found:
         if name in FORMATS:
             log.warning(
                 "metrics_file_type=%r: there is no sink for it; metrics are written as %s",

@@ -49,6 +49,7 @@ Contexts = Context
 """Another name of ``Context``."""
 
 _run: Run | None = None
+_outer: list[Run] = []  # open runs that are not current while another one is, oldest first
 _ordinals: dict[str, int] = {}
 
 
@@ -149,7 +150,44 @@ def start_run(
     return run
 
 
-def _open(name: str, arguments: Mapping[str, Any], rank: int | None, resume: str | None) -> Run:
+def start_beside(
+    experiment_name: str,
+    directory: str | os.PathLike[str] | None = None,
+    resume: str | None = None,
+    part_of: str = "",
+) -> Run:
+    """Open a run, whether or not one is open, and make it the current one (``compat``).
+
+    ``part_of``: IRI of the run that it is nested in.  ``release`` makes way for the others.
+    """
+    global _run
+    name = hot.text("experiment_name", experiment_name)
+    run = _open(name, {"provenance_save_dir": directory}, None, resume, part_of)
+    if _run is not None and _run.active:
+        _outer.append(_run)
+    _run = run
+    _follow(run._metrics)
+    return run
+
+
+def release(run: Run) -> None:
+    """A run has ended: of those that are open, the one that was started last is current."""
+    global _run
+    if run is not _run:
+        _outer[:] = [other for other in _outer if other is not run]
+        return
+    _outer[:] = [other for other in _outer if other.active]
+    _run = _outer.pop() if _outer else None
+    _follow(hot.nowhere(_none) if _run is None else _run._metrics)
+
+
+def _open(
+    name: str,
+    arguments: Mapping[str, Any],
+    rank: int | None,
+    resume: str | None,
+    part_of: str = "",
+) -> Run:
     if sys.platform != "linux":
         raise UsageError(f"prov4ml records on Linux; this is {sys.platform}")
     environment = os.environ
@@ -167,7 +205,7 @@ def _open(name: str, arguments: Mapping[str, Any], rank: int | None, resume: str
             claimed, where = rundir.numbered(base, name, settings.use_run_id, key, where)
         else:
             claimed = rundir.claim(base, name, key, where)
-        run = Run(name, settings, where, claimed, environment)
+        run = Run(name, settings, where, claimed, environment, part_of)
     except OSError as error:
         raise type(error)(
             error.errno, f"{error.strerror or error}: the run cannot be kept", str(base)
@@ -202,7 +240,6 @@ def end_run(
     **unknown: Never,
 ) -> None:
     """End the current run; see ``Run.end_run``.  Raises ``UsageError`` when none is open."""
-    global _run
     legacy.no_others(end_run, unknown)
     create_ro_crate = legacy.one_of_two(
         "end_run", create_ro_crate=create_ro_crate, crate_ro_crate=crate_ro_crate
@@ -211,8 +248,7 @@ def end_run(
     try:
         run.end_run(create_graph, create_svg, create_ro_crate, create_card)
     finally:
-        _run = None
-        _follow(hot.nowhere(_none))
+        release(run)
 
 
 def log_metrics(

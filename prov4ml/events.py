@@ -90,6 +90,7 @@ class Started(_Base, frozen=True, tag=1):
     python: str
     settings: dict[str, Any]  # everything of the settings that shapes documents
     parent: bytes = b""  # a forked child's parent producer
+    part_of: str = ""  # IRI of the run that this one is nested in
 
 
 class SeriesDefined(_Base, frozen=True, tag=2):

@@ -138,7 +138,9 @@ def _source(s: ev.Source) -> Attributes:
 def _run(seen: View) -> Iterator[Statement]:
     state, names, run = seen.state, seen.names, seen.times.run
     first = next(p.started for p in seen.clients if p.started is not None)
-    facts: list[Pair] = [*types("mls:Run"), ("prov:label", first.name), *ending(run_status(state))]
+    facts: list[Pair] = [*types("mls:Run"), ("prov:label", first.name)]
+    facts += [("dcterms:isPartOf", Name(outer)) for outer in names.outer]
+    facts += ending(run_status(state))
     known = [account(state, p) for p in seen.clients]
     facts += accounts(sum(column) for column in zip(*known, strict=True))
     facts += [("p4:sinkFailure", f"{sink}: {error}") for sink, error in sorted(state.failures)]

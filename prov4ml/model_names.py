@@ -29,6 +29,9 @@ DEFAULT_NAMESPACE: Final = "https://w3id.org/prov4ml/"
 
 _coded = lru_cache(maxsize=4096)(segment)
 
+_RUN: Final = re.compile(r"run/([^/]+)/$")
+_LOCAL: Final = re.compile(r"(?:[A-Za-z0-9._~-]|%[0-9A-F]{2})+")
+
 
 class Names:
     """The names of one run.  ``clients`` are its producers in the order of ``state.clients``."""
@@ -36,15 +39,12 @@ class Names:
     def __init__(self, clients: Sequence[Producer]) -> None:
         first = next((p.started for p in clients if p.started is not None), None)
         run = first.run if first is not None else ""
-        digits = run.replace("-", "").lower()
-        if not re.fullmatch("[0-9a-f]{32}", digits):  # no UUID; a foreign producer's own id
-            digits = _hash(run)
         try:
             space = namespace(first.namespace) if first is not None else DEFAULT_NAMESPACE
         except UsageError:  # the producer checks it; a document is written all the same
             space = DEFAULT_NAMESPACE
         user = "prov4ml" if space == DEFAULT_NAMESPACE else f"ns_{_hash(space)[:8]}"
-        label = digits[-12:]
+        label = _label(run)
 
         self.label: str = label
         """Unique to the run: the last 12 hex digits of its id.
@@ -67,6 +67,10 @@ class Names:
         self.metrics: str = f"{self._run}metrics"
         self._holders: dict[tuple[int, int], bytes] = {}
         self._hold(clients)
+        told = [p.started.part_of for p in clients if p.started is not None]
+        outer = (self._of_another(iri) for iri in dict.fromkeys(told) if iri)
+        self.outer: tuple[str, ...] = tuple(name for name in outer if name not in (None, self.run))
+        """The runs that this one is nested in: one, unless its processes disagree."""
 
     def _hold(self, clients: Sequence[Producer]) -> None:
         since: dict[tuple[int, int], tuple[int, bytes]] = {}
@@ -77,6 +81,26 @@ class Names:
                 if place not in since or order < since[place]:
                     since[place] = order
         self._holders = {place: order[1] for place, order in since.items()}
+
+    def _of_another(self, iri: str) -> str | None:
+        """The name of something in another run, its prefix declared; None for what is no IRI.
+
+        The prefix is the one that the documents of that run have.
+        """
+        cut = max(iri.rfind("/"), iri.rfind("#")) + 1
+        space, local = iri[:cut], iri[cut:]
+        try:
+            fine = namespace(space) == space and _LOCAL.fullmatch(local)
+        except UsageError:
+            fine = None
+        if not fine:
+            return None
+        run = _RUN.search(space)
+        prefix = f"run_{_label(run[1])}" if run is not None else f"ns_{_hash(space)[:8]}"
+        if self.prefixes.setdefault(prefix, space) != space:
+            prefix = f"ns_{_hash(space)[:8]}"
+            self.prefixes[prefix] = space
+        return f"{prefix}:{local}"
 
     # ---------------------------------------------------------------- shared between runs
 
@@ -174,6 +198,13 @@ def _started(p: Producer) -> ev.Started:
     if p.started is None:
         raise ValueError(f"producer {p.id.hex()} has not said who it is")
     return p.started
+
+
+def _label(run: str) -> str:
+    digits = run.replace("-", "").lower()
+    if not re.fullmatch("[0-9a-f]{32}", digits):  # no UUID; a foreign producer's own id
+        digits = _hash(run)
+    return digits[-12:]
 
 
 def _hash(text: str) -> str:

@@ -73,7 +73,9 @@ class Run:
         where: rundir.Launch,
         claimed: rundir.Claim,
         environment: Mapping[str, str],
+        part_of: str = "",
     ) -> None:
+        """``part_of``: IRI of the run that this one is nested in."""
         self.experiment = experiment
         self.settings = settings
         self.id = claimed.run
@@ -93,7 +95,7 @@ class Run:
         )
         incoming = claimed.directory / "artifacts" / ".incoming"
         self._recorder = Recorder(self._journal, self._clock, incoming)
-        self._started = self._introduction(claimed.key)
+        self._started = self._introduction(claimed.key, part_of)
         self._journal.append(_encode(self._started))
         self._journal.prologue = self._child_introduction
         self._readback = Readback(self._journal, hot.number)
@@ -324,6 +326,16 @@ class Run:
     def active(self) -> bool:
         return self._ended is None and self._pid == os.getpid()
 
+    @property
+    def ended(self) -> bool:
+        """Whether ``end_run`` was called; it is not in a forked child."""
+        return self._ended is not None
+
+    @property
+    def iri(self) -> str:
+        """What the documents call the run."""
+        return f"{self.settings.namespace}run/{self.id}/run"
+
     # ------------------------------------------------------------------------------ end
 
     def __enter__(self) -> Run:
@@ -395,7 +407,7 @@ class Run:
             parent,
         )
 
-    def _introduction(self, key: str | None) -> ev.Started:
+    def _introduction(self, key: str | None, part_of: str) -> ev.Started:
         who, where, settings = self._journal.who, self._where, self.settings
         user: str | None = process.user() if settings.user is True else settings.user or None
         return ev.Started(
@@ -418,6 +430,7 @@ class Run:
             VERSION,
             origin.python(),
             {**config.shaping(settings), "key": key, "job": where.job},
+            part_of=part_of,
         )
 
     def _child_introduction(self) -> bytes:

@@ -30,6 +30,7 @@ __all__ = [
     "Launch",
     "claim",
     "continued",
+    "find",
     "launch",
     "numbered",
     "release",
@@ -195,7 +196,7 @@ def continued(base: Path, run: str, key: str | None, where: Launch) -> tuple[Cla
     agree on the attempt's number by a marker.  Raises ``UsageError`` for a run that is not
     there, says nothing of itself yet, or still runs on this host.
     """
-    directory = _find(base, run)
+    directory = find(base, run)
     try:
         manifest: dict[str, Any] = json.loads((directory / "run.json").read_bytes())
         id, name, attempts = manifest["run"], directory.name, int(manifest["attempts"])
@@ -217,7 +218,8 @@ def continued(base: Path, run: str, key: str | None, where: Launch) -> tuple[Cla
     return place, msgspec.structs.replace(where, attempt=attempt)
 
 
-def _find(base: Path, run: str) -> Path:
+def find(base: Path, run: str) -> Path:
+    """The directory of a run (path, name below ``base``, or id); ``UsageError`` without one."""
     for found in (Path(run), base / run):
         if found.is_dir() and (found / "run.json").exists():
             return found.absolute()

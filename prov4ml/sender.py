@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Sender"]
 
-TICK: Final = 0.05  # s between looks at the journal
+TICK: Final = 0.1  # s between looks at the journal: each takes the interpreter for 0.2 ms or so
 PATIENCE: Final = 2.0  # s without an answer until hello is said again
 WINDOW: Final = 32 << 20  # bytes on the way without an ack
 CHILDREN: Final = 1.0  # s between looks for children's journals

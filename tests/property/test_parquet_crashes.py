@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from prov4ml.events import Point
 from prov4ml.sink import Chunk, SeriesKey, Target
-from prov4ml_sinks import parquet_files
+from prov4ml_sinks import metric_parts
 from prov4ml_sinks.parquet import Parquet, read
 
 FRAMES = 12
@@ -65,7 +65,7 @@ def dying_after(steps: int) -> Iterator[None]:
     with (
         mock.patch.object(os, "replace", counted("replace")),
         mock.patch.object(Path, "unlink", counted("unlink")),
-        mock.patch.object(parquet_files, "_sync"),
+        mock.patch.object(metric_parts, "_sync"),
     ):
         yield
 

@@ -470,17 +470,12 @@ class Table:
         return []
 
 
-USUAL = config.Settings().sinks  # where nobody asks for others
-
-
 @pytest.fixture
 def tables(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sink ``csv``, a stranger's ``feed`` of the same kind and document sink ``reference``."""
     kinds: dict[str, Any] = {"csv": Table, "feed": Table, "reference": Reference}
-    builtin = {name: entry for name, entry in sink.available().items() if name in USUAL}
-    names = {**builtin, **dict.fromkeys(kinds)}
+    names = {**sink.available(), **dict.fromkeys(kinds)}
     plain = sink.load
-    monkeypatch.setattr(config, "SINKS", USUAL)
     monkeypatch.setattr(sink, "available", lambda: names)
     monkeypatch.setattr(sink, "load", lambda name: kinds[name] if name in kinds else plain(name))
 
@@ -490,7 +485,7 @@ def test_a_type_of_metric_files_is_a_sink_more(folder: Path, tables: None, given
     """By text or member, with the separator as its option; the origin says why."""
     arguments = {"metrics_file_type": given, "csv_separator": ";"}
     settings = config.load(arguments, {}, folder)
-    assert settings.sinks == (*USUAL, "csv")
+    assert settings.sinks == (*config.DEFAULT, "csv")
     assert settings.options == {"csv": {"separator": ";"}}
     assert settings.origins["sinks"] == "default, start_run(metrics_file_type=...)"
     msgspec.msgpack.encode(config.shaping(settings))
@@ -510,7 +505,7 @@ def test_the_format_that_is_there_anyway_changes_nothing(folder: Path) -> None:
     """``parquet`` is on the list; the separator is of ``csv`` alone."""
     arguments = {"metrics_file_type": MetricsType.PARQUET, "csv_separator": ","}
     settings = config.load(arguments, {}, folder)
-    assert settings.sinks == USUAL
+    assert settings.sinks == config.DEFAULT
     assert settings.options == {}
 
 
@@ -518,10 +513,9 @@ def test_a_format_without_its_sink_gives_a_warning(
     folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A script of yProv4ML runs; what is written instead is said."""
-    monkeypatch.setattr(config, "SINKS", USUAL)
-    monkeypatch.setattr(sink, "available", lambda: dict.fromkeys(USUAL))
+    monkeypatch.setattr(sink, "available", lambda: dict.fromkeys(config.DEFAULT))
     settings = config.load({"metrics_file_type": "zarr"}, {}, folder)
-    assert settings.sinks == USUAL
+    assert settings.sinks == config.DEFAULT
     assert "metrics_file_type='zarr': there is no sink for it" in caplog.text
     assert "metrics are written as parquet" in caplog.text
 
@@ -529,7 +523,10 @@ def test_a_format_without_its_sink_gives_a_warning(
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("xml", "metrics_file_type: unknown format of metric files: 'xml'; known: csv, parquet"),
+        (
+            "xml",
+            "unknown format of metric files: 'xml'; known: csv, netcdf, parquet, zarr",
+        ),
         ("cvs", "did you mean 'csv'"),
         ("turtle", "the sink 'turtle' writes a document, not metrics"),
         ("reference", "the sink 'reference' writes a document, not metrics"),

@@ -418,6 +418,43 @@ def test_a_child_and_a_second_process_have_names_of_their_own() -> None:
     assert violations(told.document) == []
 
 
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("https://w3id.org/prov4ml/run/0190b6f2-7c1e-7000-8000-00000000000a/run", True),
+        ("https://lab.example/other#thing%20b", True),
+        ("http://lab.example/run/0190b6f2-7c1e-7000-8000-2f1d5c3a9e01/run", True),  # our label
+        (f"https://w3id.org/prov4ml/run/{RUN}/run", False),  # itself
+        ("no iri at all", False),
+        ("https://lab.example/a b/run", False),
+        ("https://lab.example/", False),
+    ],
+)
+def test_a_nested_run_is_part_of_another(given: str, name: bool) -> None:
+    """The IRI is a name whose prefix is declared; what cannot be one is left out."""
+    state = RunState()
+    apply(state, producer(1), 0, [started(part_of=given, namespace="https://w3id.org/prov4ml/")])
+    apply(state, producer(2), 0, [started(1, part_of=given)])  # said by each rank, stated once
+    made = document(state)
+    told = Told(state)
+    parts = [v for k, v in told[f"{R}run"].items() if k == "dcterms:isPartOf"]
+    assert [iri(made, str(part)) for part in parts] == ([given] if name else [])
+    assert all(isinstance(part, Name) for part in parts)
+    assert violations(made) == []
+
+
+def test_the_prefix_of_another_run_is_its_own() -> None:
+    """Both documents spell the outer run alike, so that texts can be compared."""
+    outer = "0190b6f2-7c1e-7000-8000-00000000000a"
+    first, second = RunState(), RunState()
+    apply(first, producer(1), 0, [started(run=outer)])
+    given = f"{started().namespace}run/{outer}/run"
+    apply(second, producer(2), 0, [started(part_of=given)])
+    (name,) = [e.id for e in statements(first) if isinstance(e, Element) and e.id.endswith(":run")]
+    assert Told(second)[f"{R}run"]["dcterms:isPartOf"] == name
+    assert document(second).prefixes[name[:-4]] == document(first).prefixes[name[:-4]]
+
+
 def test_nothing_is_said_before_a_process_says_who_it_is() -> None:
     """An empty state, or a collector alone, makes an empty document with valid prefixes."""
     for state in (RunState(), fold(p1=[ev.RunOpened(T0, RUN, "/prov", ())])):
