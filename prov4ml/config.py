@@ -74,7 +74,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     disable_codecarbon: bool = False  # True: no energy is measured, and nobody misses it
     metrics_file_type: str | None = None  # a sink for metric files, added to the list
     csv_separator: str | None = None
-    use_compressor: str | None = None
+    use_compressor: str | bool | None = None
     use_run_id: int | None = None  # the run is <experiment>_<this>, made or continued
     origins: dict[str, str] = {}
 

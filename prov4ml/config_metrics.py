@@ -3,12 +3,15 @@
 ``metrics_file_type`` names a sink, which is added to the list; a format of yProv4ML whose sink
 is not installed gives a warning, anything else is an error that names what is there.
 ``csv_separator`` is the option ``separator`` of the sink ``csv``; ``use_compressor`` the option
-``compressor`` (or ``compression``) of the sink that was asked for (of ``parquet`` when none was),
-and has no effect, which is said, where that sink has no such option.
+``compressor`` of the sink that was asked for (of ``parquet`` when none was), and has no effect,
+which is said, where that sink has no such choice.  Its choices are the words that the line on the
+option begins with ("zstd, zlib or none (default zstd)"); True takes the first that compresses,
+False takes "none".
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -55,16 +58,26 @@ def add_options(options: Options, listed: tuple[str, ...], given: Mapping[str, A
     separator, compressor = given.get("csv_separator"), given.get("use_compressor")
     if separator is not None and "csv" in listed:
         made.setdefault("csv", {})["separator"] = separator
-    if compressor:
+    if compressor is not None:
         name = (given.get("metrics_file_type") or "parquet").lower()
-        known = getattr(sink.load(name), "options", {}) if name in listed else {}
-        option = next((o for o in ("compressor", "compression") if o in known), None)
-        if option is not None:
-            made.setdefault(name, {})[option] = compressor
+        choices = _compressors(name) if name in listed else []
+        if isinstance(compressor, bool):
+            fitting = [c for c in choices if (c != "none") is compressor]
         else:
+            fitting = [c for c in choices if c == compressor]
+        if fitting:
+            made.setdefault(name, {})["compressor"] = fitting[0]
+        elif compressor is not False:
             log.warning(
-                "use_compressor=%r has no effect: the sink %r has no choice of compression",
+                "use_compressor=%r has no effect: the sink %r offers %s",
                 compressor,
                 name,
+                ", ".join(choices) or "no choice",
             )
     return made
+
+
+def _compressors(name: str) -> list[str]:
+    line = getattr(sink.load(name), "options", {}).get("compressor", "")
+    words = re.findall(r"\w+", line.partition("(")[0])
+    return [word for word in words if word != "or"]

@@ -111,12 +111,9 @@ def count(value: Any) -> int:
     return int(value)
 
 
-def compressor(value: Any) -> str | None:
-    """The name of a compression; None leaves it to the sink."""
-    if isinstance(value, bool):
-        return None
-    name = text(value).lower()
-    return None if name == "none" else str.__str__(name)
+def compressor(value: Any) -> str | bool:
+    """The name of a compression, or whether there is to be one."""
+    return value if isinstance(value, bool) else text(value).lower()
 
 
 def names(value: Any) -> tuple[str, ...]:

@@ -127,6 +127,7 @@ class Readback:
                 entry.value, entry.event = _copied(value)
             except Exception as error:  # out of memory there: the training will find out itself
                 failed = f"it could not be copied: {type(error).__name__}"
+        begun: threading.Thread | None = None
         with self.lock:
             if self._closed:
                 raise UsageError("the run has ended: call start_run first")
@@ -137,10 +138,11 @@ class Readback:
                 self.waiting[point.series] = entry
                 self._queue.put(entry)
                 if self._thread is None:
-                    self._thread = threading.Thread(
+                    begun = self._thread = threading.Thread(
                         target=self._run, name="prov4ml-readback", daemon=True
                     )
-                    self._thread.start()
+        if begun is not None:
+            begun.start()
         if failed:
             self._lose(failed)
 

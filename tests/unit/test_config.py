@@ -460,7 +460,10 @@ def test_the_import_is_light() -> None:
 class Table:
     """A stream sink with the options of a metric file."""
 
-    options = {"separator": "between columns", "compression": "of the file"}  # noqa: RUF012
+    options = {  # noqa: RUF012
+        "separator": 'one character (default ",")',
+        "compressor": "none or gzip (default none)",
+    }
 
     def write(self, chunk: object) -> None: ...
     def close(self) -> list[object]:
@@ -491,10 +494,10 @@ def test_a_type_of_metric_files_is_a_sink_more(folder: Path, tables: None, given
 
 def test_an_option_in_the_file_is_overruled_by_the_keyword(folder: Path, tables: None) -> None:
     """As every argument overrules the file; the others stay."""
-    text = '[run]\nsinks = ["+csv"]\n[sinks.csv]\nseparator = "|"\ncompression = "zip"\n'
+    text = '[run]\nsinks = ["+csv"]\n[sinks.csv]\nseparator = "|"\ncompressor = "gzip"\n'
     (folder / "prov4ml.toml").write_text(text)
     settings = config.load({"csv_separator": ";"}, {}, folder)
-    assert settings.options == {"csv": {"separator": ";", "compression": "zip"}}
+    assert settings.options == {"csv": {"separator": ";", "compressor": "gzip"}}
     assert config.load({}, {}, folder).options["csv"]["separator"] == "|"
 
 
@@ -545,23 +548,45 @@ def test_a_strangers_sink_may_write_the_metrics(folder: Path, tables: None) -> N
 
 @pytest.mark.parametrize(
     ("given", "wanted"),
-    [("gzip", "gzip"), (CompressorType.ZSTD, "zstd"), (True, None), (False, None), ("none", None)],
+    [
+        ("gzip", "gzip"),
+        (CompressorType.GZIP, "gzip"),
+        (CompressorType.NONE, "none"),
+        (True, "gzip"),
+        (False, "none"),
+    ],
 )
 def test_a_compressor_is_an_option_of_the_sink(
-    folder: Path, tables: None, given: Any, wanted: str | None
+    folder: Path, tables: None, given: Any, wanted: str
 ) -> None:
-    """True and False leave it to the sink."""
+    """By name, or whether there is to be one."""
     arguments = {"metrics_file_type": "csv", "use_compressor": given}
-    options = config.load(arguments, {}, folder).options
-    assert options == ({} if wanted is None else {"csv": {"compression": wanted}})
+    assert config.load(arguments, {}, folder).options == {"csv": {"compressor": wanted}}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            {"use_compressor": "zip"},
+            "use_compressor='zip' has no effect: the sink 'parquet' offers",
+        ),
+        (
+            {"use_compressor": CompressorType.ZSTD, "metrics_file_type": "csv"},
+            "use_compressor='zstd' has no effect: the sink 'csv' offers none, gzip",
+        ),
+    ],
+)
 def test_a_compressor_without_effect_is_said(
-    folder: Path, caplog: pytest.LogCaptureFixture
+    folder: Path,
+    tables: None,
+    caplog: pytest.LogCaptureFixture,
+    arguments: dict[str, Any],
+    words: str,
 ) -> None:
-    """The sink has no such option."""
-    assert config.load({"use_compressor": "zip"}, {}, folder).options == {}
-    assert "use_compressor='zip' has no effect: the sink 'parquet'" in caplog.text
+    """The sink has no such choice; the script runs."""
+    assert config.load(arguments, {}, folder).options == {}
+    assert words in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import re
 import sys
 from collections.abc import Callable
@@ -10,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+
+from prov4ml import config
 
 if TYPE_CHECKING:
     from tests.conftest import Isolated
@@ -224,3 +228,25 @@ def test_metrics_of_rank_0_only(isolated: Isolated, read: Any) -> None:
     assert left.count("?r a p4:RankProcess ; p4:rank 0 ; p4:collectsMetrics ?any") == 0
     assert left.count('?p rdfs:label "rank\'s own" ; a mls:HyperParameterSetting') == 2
     assert left.labels("p4:Artifact")["made by one"] == 1
+
+
+@pytest.mark.skipif("csv" not in config.SINKS, reason="there is no sink csv yet")
+def test_metric_files_in_the_formats_of_yprov4ml(isolated: Isolated, read: Any) -> None:
+    """Beside Parquet, with the separator and compression that were asked for."""
+    text = (SCRIPTS / "formats.py").read_text()
+    text = re.sub("^import yprov4ml$", "import prov4ml as yprov4ml", text, flags=re.M)
+    done = isolated.script(text, "csv", "zarr", "gzip")
+    assert "no effect" not in done.stderr
+    for run in isolated.runs():
+        left = read(run)
+        left.check()
+        assert left.manifest["failures"] == []
+        assert [p["value"] for p in left.points] == [1 / (n + 1) for n in range(20)]
+    (table,) = (isolated.folder / "prov" / "csv_0" / "metrics").glob("*.csv")
+    head, *rows = csv.reader(table.read_text().splitlines(), delimiter=";")
+    assert {"name", "step", "value"} <= set(head)
+    assert [row[head.index("step")] for row in rows] == [str(n) for n in range(20)]
+    (packed,) = (isolated.folder / "prov" / "gzip_0" / "metrics").glob("*.csv.gz")
+    lines = gzip.decompress(packed.read_bytes()).decode().splitlines()
+    assert next(csv.reader(lines, delimiter="|")) == head
+    assert list((isolated.folder / "prov" / "zarr_0" / "metrics").glob("*.zarr*"))
