@@ -76,8 +76,9 @@ class _Run:
         self.id = run
         self.directory = directory
         self.log = EventLog(directory / "events", run)
+        self._more = threading.Event()
         try:
-            self.publisher = Publisher(self.log, directory, options)
+            self.publisher = Publisher(self.log, directory, options, self.notify)
         except BaseException:  # a full disk: the next hello tries it again
             self.log.close()
             raise
@@ -93,7 +94,6 @@ class _Run:
         self.last_alive = time.monotonic()
         self.stopping = False
         self._results = results
-        self._more = threading.Event()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._publish, name=f"prov4ml-{run}", daemon=True)
         self._thread.start()

@@ -219,7 +219,8 @@ def compress(directory: Path, stop: Callable[[], bool] = lambda: False) -> None:
         beside = sealed.with_name(sealed.name + ".tmp")
         try:
             with open(path, "rb") as source, open(beside, "wb") as raw:
-                with gzip.GzipFile("", "wb", 6, raw, mtime=0) as target:
+                # Level 1: points are mostly noise, 6 takes five times as long and saves 6 %.
+                with gzip.GzipFile("", "wb", 1, raw, mtime=0) as target:
                     while part := source.read(1 << 20):
                         if stop():
                             return

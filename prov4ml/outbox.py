@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
@@ -32,6 +32,10 @@ _SOON: Final = 0.5  # s beyond the quickest ack: the collector takes more than i
 _LATE: Final = 2.0  # s beyond the quickest ack: too much is on the way
 
 
+Cut: TypeAlias = tuple[int, int]
+"""(bytes, count) where a record begins."""
+
+
 class Stretch(msgspec.Struct, frozen=True):
     """The committed records of one segment."""
 
@@ -39,7 +43,7 @@ class Stretch(msgspec.Struct, frozen=True):
     first: int
     count: int
     size: int
-    cuts: tuple[tuple[int, int], ...]  # (bytes, count) where records begin
+    cuts: tuple[Cut, ...]
     table: bytes
     read: Callable[[int, int], bytes]
 
@@ -78,16 +82,16 @@ class OwnJournal:
 
     def stretches(self) -> list[Stretch]:
         mark = self.journal.mark()
-        found = [_stretch(s, s.commit) for s in list(self.journal.sealed)]
+        found = [_committed_of(s, s.commit) for s in list(self.journal.sealed)]
         if mark.segment is not None and all(s.path != mark.segment.path for s in found):
-            found.append(_stretch(mark.segment, mark.count << 32 | mark.size))
+            found.append(_committed_of(mark.segment, mark.count << 32 | mark.size))
         return found
 
     def release(self, acked: int) -> None:
         self.journal.release(acked)
 
 
-def _stretch(s: seg.Segment, commit: int) -> Stretch:
+def _committed_of(s: seg.Segment, commit: int) -> Stretch:
     size, count = commit & seg.MASK, commit >> 32
     return Stretch(s.path, s.first, count, size, tuple(s.cuts), s.table, s.read)
 
@@ -215,12 +219,16 @@ class Outbox:
         self._window = window
         self._tabled: Path | None = None
         self._flying: deque[_Flying] = deque()
-        self._marks: dict[Path, list[tuple[int, int]]] = {}
+        self._marks: dict[Path, list[Cut]] = {}
 
     @property
     def flying(self) -> bool:
         """Whether something is on the way without an ack."""
         return bool(self._flying)
+
+    def waits(self) -> bool:
+        """Whether an answer is due: an ack, or a welcome."""
+        return bool(self._flying) or (self.asked > 0.0 and not self.welcome and not self.refused)
 
     def silence(self) -> float:
         """Seconds for which an answer to what was sent or asked has stayed out."""
@@ -262,13 +270,8 @@ class Outbox:
         for s in stretches:
             marks = self._marks[s.path]
             while s.first + s.count > self.sent:
-                cuts = sorted({(0, 0), *s.cuts, *marks, (s.size, s.count)})
-                start = max(c for c in cuts if s.first + c[1] <= self.sent or c[1] == 0)
-                later = [c for c in cuts if c[1] > start[1] and c[1] <= s.count]
-                most = self._window.batch
-                near = [c for c in later if c[0] - start[0] <= most - 5]
-                end = near[-1] if near else later[0]
-                tables = [] if self._tabled == s.path else wire.split(s.table, most)
+                start, end = self._next(s, marks)
+                tables = [] if self._tabled == s.path else wire.split(s.table, self._window.batch)
                 size = end[0] - start[0] + sum(map(len, tables))
                 if not self._window.admits(size):
                     return
@@ -283,6 +286,19 @@ class Outbox:
                 self.sent = s.first + end[1]
                 self._window.flying += size
                 self._flying.append(_Flying(self.sent, size, self._window.flying, self.clock()))
+
+    def _next(self, s: Stretch, marks: list[Cut]) -> tuple[Cut, Cut]:
+        """Where the next batch begins and ends: both are places where a record begins."""
+        most = self._window.batch - 5
+        whole = (s.size, s.count)
+        last = marks[-1] if marks else (0, 0)
+        if s.first + last[1] == self.sent and s.size - last[0] <= most:
+            return last, whole  # the usual case: we keep up
+        cuts = sorted({(0, 0), *s.cuts, *marks, whole})
+        start = max(c for c in cuts if s.first + c[1] <= self.sent or c[1] == 0)
+        later = [c for c in cuts if c[1] > start[1] and c[1] <= s.count]
+        near = [c for c in later if c[0] - start[0] <= most]
+        return start, near[-1] if near else later[0]
 
     def delivered(self) -> bool:
         """Whether all that is committed is acked; False as long as nobody can tell."""

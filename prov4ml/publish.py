@@ -35,6 +35,7 @@ from prov4ml import events as ev
 from prov4ml.errors import UsageError
 from prov4ml.eventlog import EventLog, Frame, Reader
 from prov4ml.feed import Feed
+from prov4ml.talk import short
 from prov4ml.version import VERSION
 
 __all__ = ["Publisher", "fold", "replay"]
@@ -43,6 +44,7 @@ _KEY: Final = re.compile(r"[0-9a-f.-]+")  # a marker's name, as it may come over
 _SNAPSHOT: Final = 60.0  # s between documents of a running run
 _CHANGED: Final = 5.0  # s after a change of the ranks' status
 _PATIENCE: Final = 20  # times the last rendering, or judging, that pass before the next
+_TOLD: Final = 5  # of the things that could not be stored, how many are named at the end
 _SINKS: Final = 5.0  # s that stream sinks get at the end
 
 
@@ -109,8 +111,12 @@ class Publisher:
         log: EventLog,
         directory: Path,
         options: Mapping[str, Mapping[str, object]] | None = None,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
-        """``options``: of sinks, set where the collector was launched; they win."""
+        """``options``: of sinks, set where the collector was launched; they win.
+
+        ``wake`` is called, on another thread, when ``follow`` has something to do.
+        """
         self._options = options or {}
         self.log = log
         self.directory = directory
@@ -121,9 +127,11 @@ class Publisher:
         self._lock = threading.Lock()
         self._reader = Reader(log.directory)
         self._cuts: Cuts = {}
+        self._keeper = store.Keeper(directory, wake)
+        self._settling: list[tuple[int, Path]] = []  # log frame, copy that it makes needless
         self._feeds: list[Feed] | None = None
         self._written: list[documents.Written] = []
-        self._kept: deque[tuple[int, Path]] = deque()  # copies that go once this frame is safe
+        self._kept: deque[ev.Stored] = deque()  # not said yet
         self._changed = True  # the state, in more than points, since it was judged
         self._judged = 0.0
         self._judging = 0.0  # s that it took
@@ -137,12 +145,12 @@ class Publisher:
         self._emit(ev.CollectorStarted(time.time_ns(), process.hostname(), os.getpid(), VERSION))
 
     def _emit(self, event: ev.CollectorEvent) -> int:
-        """Append an event of our own, and give back its frame; from any thread."""
+        """Append an event of our own, give back its frame's number; from any thread."""
         with self._lock:
             batch = wire.array_header(1) + wire.encode(event)
-            frame = self.log.append(self._id, self._sequence, 1, batch)
+            number = self.log.append(self._id, self._sequence, 1, batch)
             self._sequence += 1
-        return frame
+            return number
 
     def rank_ended(self, event: ev.RankEnded) -> None:
         """A rank's end, seen by somebody else; from any thread."""
@@ -152,39 +160,65 @@ class Publisher:
 
     def follow(self) -> None:
         """Fold what is safe in the log, open sinks when the run is known, store bytes."""
-        for said in self._reader.read(self.log.synced):
-            self._changed |= take(self.state, said)
+        for frame in self._reader.read(self.log.synced):
+            self._changed |= take(self.state, frame)
         if self._feeds is None:
             started = next(state.ranks(self.state), None)
             if started is None or started.started is None:
                 return
             self._open(started.started)
-        while self._kept and self._kept[0][0] < self.log.synced:
-            self._kept.popleft()[1].unlink(missing_ok=True)
         if self._changed and time.monotonic() - self._judged >= _PATIENCE * self._judging:
-            for producer, artifact in state.pending(self.state):
-                kept = store.keep(self.directory, producer, artifact, time.time_ns())
-                frame = self._emit(kept)
-                self.state.stored[producer.id, artifact.n] = kept
-                if kept.path is not None:
-                    copy = store.incoming(self.directory, producer.id, artifact.n)
-                    self._kept.append((frame, copy))
             self._judge()
+        self._record()
         for feed in self._feeds or ():
             feed.notify()
 
     def _judge(self) -> None:
-        """Where the run stands: it takes a look at every producer and artifact.
+        """Where the run stands, and what there is to store: a look at all there is.
 
-        So it is done when something changed, and seldom where there are very many.
+        So it is done when something changed, and seldom where there is very much.
         """
         began = time.monotonic()
-        self._complete = state.complete(self.state) and not state.pending(self.state)
+        pending = state.pending(self.state)
+        for producer, artifact in pending:
+            self._keeper.take(producer, artifact)
+        over = state.complete(self.state)
+        if over:
+            self._keeper.hurry()
+        self._complete = over and not pending
         self._statuses = repr([state.ended(self.state, p).status for p in state.ranks(self.state)])
         # Points withdraw that somebody was out of sight.
         self._changed = any(end.status == "unreachable" for end in self.state.ends.values())
         self._judged = time.monotonic()
         self._judging = self._judged - began
+
+    def _record(self, timeout: float = 0.0) -> None:
+        """Say what became of bytes; remove copies of which that is safe in the log."""
+        self._kept.extend(self._keeper.results(timeout))
+        while self._kept:
+            kept = self._kept[0]
+            number = self._emit(kept)  # on a full disk it waits for the next time
+            self._kept.popleft()
+            self._changed = True
+            self.state.stored[kept.producer, kept.n] = kept
+            if kept.sha256 is not None:
+                copy = store.incoming(self.directory, kept.producer, kept.n)
+                self._settling.append((number, copy))
+        safe = self.log.synced
+        for number, copy in self._settling:
+            if number < safe:
+                copy.unlink(missing_ok=True)
+        self._settling = [item for item in self._settling if item[0] >= safe]
+
+    def _tidy(self) -> None:
+        """Remove copies that a collector before us stored and left."""
+        folder = self.directory / "artifacts" / ".incoming"
+        for name in os.listdir(folder) if folder.is_dir() else ():
+            producer, _, n = name.rpartition("-")
+            if re.fullmatch("[0-9a-f]{32}", producer) and n.isdecimal():
+                kept = self.state.stored.get((bytes.fromhex(producer), int(n)))
+                if kept is not None and kept.sha256 is not None:
+                    (folder / name).unlink(missing_ok=True)
 
     def _open(self, started: ev.Started) -> None:
         if not self.state.opened:
@@ -257,6 +291,9 @@ class Publisher:
             self.log.sync()
             self._judged = 0.0
             self.follow()
+            self._keeper.hurry()
+            while state.pending(self.state):
+                self._record(1.0)
             self._finish_feeds()
             numbers = state.attempts(self.state)
             self._emit(ev.RunEnded(time.time_ns(), numbers[-1] if numbers else 1))
@@ -264,8 +301,11 @@ class Publisher:
         self.log.sync()
         for frame in self._reader.read(self.log.synced):
             take(self.state, frame)
+        self._record()
+        self._tidy()
         self._write(time.monotonic())
         self.log.end()
+        self._keeper.stop()
         self._reader.close()
         self.closed = self._last_word()
         return self.closed
@@ -297,13 +337,8 @@ class Publisher:
             restarts = state.run_status(self.state).status != "finished"
             rundir.release(self.directory, key, restarts=restarts)
         incoming = self.directory / "artifacts" / ".incoming"
-        if incoming.is_dir():
-            kept = self.state.stored.items()
-            names = {store.name(id, n) for (id, n), e in kept if e.path is not None}
-            for copy in [copy for copy in incoming.iterdir() if copy.name in names]:
-                copy.unlink(missing_ok=True)
-            if not any(incoming.iterdir()):
-                incoming.rmdir()
+        if incoming.is_dir() and not any(incoming.iterdir()):
+            incoming.rmdir()
         for left in self.directory.glob(".*.tmp"):  # of a collector that died while it wrote
             left.unlink(missing_ok=True)
         undelivered = self.directory / "undelivered"
@@ -318,6 +353,7 @@ class Publisher:
 
     def abandon(self) -> None:
         """Let go of a run that is not over: documents as of now, the log closed."""
+        self._keeper.stop()
         try:
             self.log.sync()
             self.follow()
@@ -339,8 +375,20 @@ class Publisher:
             account["lost"],
             account["rejected"],
             tuple(w.path for w in self._written if w.error is None),
-            tuple(shown["failures"]),
+            (*shown["failures"], *_missing(self.state)),
         )
+
+
+def _missing(of: state.RunState) -> list[str]:
+    """Whose bytes are not there, and why; the first of them, in words."""
+    told = []
+    for p in state.clients(of):
+        for a in p.artifacts:
+            kept = of.stored.get((p.id, a.n))
+            if kept is not None and kept.sha256 is None:
+                told.append(f"{short(a.name)}: {kept.error}")
+    more = [f"{len(told) - _TOLD:,} more are not stored"] if len(told) > _TOLD else []
+    return told[:_TOLD] + more
 
 
 def _wanted(settings: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:

@@ -15,7 +15,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Generator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Sender"]
 
-TICK: Final = 0.05  # s between looks at the journal
+TICK: Final = 0.1  # s between looks at the journal: each takes the interpreter for 0.2 ms or so
+STEP: Final = 0.01  # ... while a task waits for another program
 PATIENCE: Final = 2.0  # s without an answer until hello is said again
+DEAF: Final = 10.0  # s without an answer after which we connect anew, and twice that the next time
 CHILDREN: Final = 1.0  # s between looks for children's journals
 STARTS: Final = 10  # collectors that one sender starts at most, one after the other
 SERVED: Final = 60.0  # s after which one that answers has started well
@@ -43,7 +46,8 @@ SERVED: Final = 60.0  # s after which one that answers has started well
 class Sender:
     """``address``: "auto", "none", or where the collector listens.
 
-    ``record`` is called once, first, on the thread.  ``closed`` holds the collector's last word.
+    ``record`` is the first task: work in steps that is done on the thread, a step at a time, so
+    that shipping goes on.  ``closed`` holds the collector's last word.
     """
 
     def __init__(
@@ -52,7 +56,7 @@ class Sender:
         address: str,
         directory: str,
         service_: service.Service | None,
-        record: Callable[[], None],
+        record: Generator[None, None, None],
     ) -> None:
         self.journal = journal
         self.address = address
@@ -61,7 +65,7 @@ class Sender:
         self.refused: str | None = None  # for good
         self.doubt: str | None = None  # why we wait to be taken
         self._service = service_
-        self._record = record
+        self._tasks = deque([record])
         self._window = Window()
         self._own = Outbox(OwnJournal(journal), self._window)
         self._boxes: dict[bytes, Outbox] = {self._own.producer: self._own}
@@ -70,6 +74,7 @@ class Sender:
         self._said_ending = False
         self._unsaid = False  # a hello that could not be sent yet
         self._unsent = False  # nor could a batch: nobody is there, or they take nothing
+        self._hurry = False  # there is more to send, or an answer is due at once
         self._stop = False
         self._done = threading.Event()
         self._recorded = threading.Event()
@@ -81,6 +86,8 @@ class Sender:
         self._others: dict[bytes, seg.Identity] = {}  # in the same spool: of other ranks, mostly
         self._over: set[bytes] = set()  # our children that are gone, all they said being acked
         self._heard = time.monotonic()
+        self._due = self._heard  # since when an answer is due, or none was
+        self._deaf = DEAF
         self._thread = threading.Thread(target=self._run, name="prov4ml-sender", daemon=True)
 
     # ------------------------------------------------------------- on the training thread
@@ -91,6 +98,12 @@ class Sender:
     def recorded(self, timeout: float) -> bool:
         """Wait until what the run came from is recorded; before the end is."""
         return self._recorded.wait(max(0.0, timeout))
+
+    def later(self, task: Generator[None, None, None]) -> None:
+        """Do this too on the thread, after the tasks before it."""
+        self._tasks.append(task)
+        self._recorded.clear()
+        self._wake()
 
     def catch_up(self, timeout: float) -> None:
         """Wait until what forked children have committed is acked; before our own end is logged."""
@@ -145,14 +158,9 @@ class Sender:
     # ---------------------------------------------------------------------- on the thread
 
     def _run(self) -> None:
-        try:
-            self._record()
-        except Exception as error:  # whatever it is, the training goes on
-            with suppress(Exception):  # a log handler of the user's may raise
-                log.warning("what this run came from is incomplete: %s", error)
-        self._recorded.set()
         while not self._stop and not self._done.is_set():
             try:
+                self._advance()
                 self._cycle()
             except Exception as error:
                 with suppress(Exception):
@@ -160,8 +168,31 @@ class Sender:
                 with suppress(Exception):
                     self._disconnect()
                 self._rest(1.0)
+        for task in self._tasks:
+            with suppress(Exception):
+                task.close()
         with suppress(Exception):
             self._disconnect()
+
+    def _advance(self) -> None:
+        """The next step of the tasks; all of them until one waits for somebody."""
+        while self._tasks:
+            try:
+                next(self._tasks[0])
+                return
+            except StopIteration:
+                pass
+            except Exception as error:  # whatever it is, the training goes on
+                log.warning("what this run came from is incomplete: %s", error)
+            self._tasks.popleft()
+        if not self._recorded.is_set():
+            self._recorded.set()
+            if self._tasks:  # one more, meanwhile
+                self._recorded.clear()
+
+    @property
+    def _tick(self) -> float:
+        return STEP if self._tasks else TICK
 
     def _cycle(self) -> None:
         self.journal.prepare()
@@ -170,22 +201,48 @@ class Sender:
         if self.journal.deferred:
             self.journal.drain()
         if self.address == "none" or self.refused is not None:
-            self._rest(TICK if not self._ending else 1.0)
+            self._rest(1.0 if self._ending and not self._tasks else self._tick)
             return
         self._find_children()
         if not self._connect():
-            self._rest(TICK)
+            self._rest(self._tick)
             return
         client = self._client
         assert client is not None
-        self._unsaid = False
+        if self._unanswered() > self._deaf:
+            # The connection is there and nobody hears, or a batch takes longer than we thought.
+            self._deaf *= 2
+            self._disconnect()
+            return
+        self._unsaid = self._hurry = False
         for box in list(self._boxes.values()):
             try:
                 self._ship(client, box)
             except OSError as error:  # of one journal's files: the others go on
                 log.warning("a journal cannot be read now: %s", error)
-        for data in client.receive(TICK, sendable=self._unsaid):
-            self._hear(wire.decode_message(data))
+        self._listen(client)
+
+    def _unanswered(self) -> float:
+        """Seconds for which nothing has come although something was due."""
+        now = time.monotonic()
+        if not self._ending and not any(box.waits() for box in list(self._boxes.values())):
+            self._due = now
+        return now - self._due
+
+    def _listen(self, client: Client) -> None:
+        """Hear what comes until it is time to look at the journal again.
+
+        An ack alone is no reason to look sooner: each look takes the interpreter from training.
+        """
+        left = self._tick
+        until = time.monotonic() + left
+        while left > 0:
+            for data in client.receive(left, sendable=self._unsaid):
+                self._hear(wire.decode_message(data))
+            if self._hurry or self._unsaid or self._ending or self._stop or self._kick.is_set():
+                self._kick.clear()
+                return
+            left = until - time.monotonic()
 
     def _rest(self, seconds: float) -> None:
         self._kick.wait(seconds)
@@ -202,7 +259,8 @@ class Sender:
                 self._hello(client, box)
             if not box.welcome:
                 return
-        for parcel in box.parcels():
+        for number, parcel in enumerate(box.parcels()):
+            self._hurry = self._hurry or number > 0
             if not self._send(client, box, parcel):
                 self._window.restart()
                 self._unsent = True
@@ -245,6 +303,8 @@ class Sender:
 
     def _hear(self, message: wire.Message) -> None:
         self._heard = time.monotonic()
+        self._deaf = max(DEAF, 2 * (self._heard - self._due))
+        self._due = self._heard
         self._unsent = False
         if isinstance(message, wire.Closed):
             self.closed = message
@@ -257,10 +317,12 @@ class Sender:
         if isinstance(message, wire.Ack):
             if message.rewind:
                 box.rewind(message.next)
+                self._hurry = True
             else:
                 box.ack(message.next)
         elif isinstance(message, wire.Welcome):
             self.doubt = None
+            self._hurry = True
             lost = message.next < (box.sent if message.sent < 0 else message.sent)
             if lost or not box.welcome:
                 box.rewind(message.next)
@@ -327,6 +389,7 @@ class Sender:
         if client is not None:
             client.close()
         self._said_ending = False
+        self._due = time.monotonic()
         for box in self._boxes.values():
             box.welcome = False
             box.asked = 0.0

@@ -6,6 +6,7 @@ sent is kept here for long: the journal has it, and it is sent again until it is
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -20,29 +21,32 @@ __all__ = ["MAX_MESSAGE", "Client", "Server"]
 MAX_MESSAGE: Final = (1 << 20) + 4096
 """Bigger messages are refused by the socket itself."""
 
-_HEARTBEAT: Final = 5_000  # ms between signs of life, where nothing else is said
-_LOST: Final = 10_000  # ms without a sign after which a client connects anew
-_GONE: Final = 120_000  # ms after which the collector hangs up: a batch on a slow link takes long
 _CONNECT: Final = 5_000  # ms for a connection, and again for the greeting of ZeroMQ
+_QUIET: Final = 10  # s after which the kernel asks whether the other end of a connection is there
 _QUEUE: Final = 64  # messages of at most 1 MiB: the bound of what a socket holds
 
 
 class _Socket:
     """A zmq socket with its limits, and an alarm that ends a wait from any thread."""
 
-    def __init__(self, kind: int, patience: int) -> None:
+    def __init__(self, kind: int) -> None:
         self._context = zmq.Context(io_threads=1)
         self._socket = self._context.socket(kind)
         self._socket.linger = 0
         self._socket.set_hwm(_QUEUE)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
-        self._socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT)
-        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, patience)
+        # Not the heartbeats of ZeroMQ: libzmq 4.3.5 aborts the process at the next one when a peer
+        # went away while the queue from it was full (stream_engine_base.cpp, !_io_error).
+        self._socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        self._socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, _QUIET)
+        self._socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
+        self._socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 2)
         self._lock = threading.Lock()
         self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._alarm, zmq.POLLIN)
+        self._sendable = False  # whether the poller waits for that, too
 
     def wake(self) -> None:
         """From any thread: end a ``receive`` that waits."""
@@ -51,11 +55,16 @@ class _Socket:
                 os.eventfd_write(self._alarm, 1)
 
     def _receive(self, timeout: float, most: int, sendable: bool = False) -> Iterator[list[bytes]]:
-        self._poller.modify(self._socket, zmq.POLLIN | zmq.POLLOUT if sendable else zmq.POLLIN)
-        ready = dict(self._poller.poll(int(timeout * 1000)))
-        if self._alarm in ready:
-            os.eventfd_read(self._alarm)
+        if sendable is not self._sendable:
+            self._sendable = sendable
+            wanted = zmq.POLLIN | zmq.POLLOUT if sendable else zmq.POLLIN
+            self._poller.modify(self._socket, wanted)
+        for ready, _ in self._poller.poll(math.ceil(timeout * 1000)):
+            if ready == self._alarm:
+                os.eventfd_read(self._alarm)
         for _ in range(most):
+            if not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+                return
             try:
                 yield self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
@@ -74,7 +83,7 @@ class Client(_Socket):
     """A DEALER with an automatic routing id."""
 
     def __init__(self, address: str) -> None:
-        super().__init__(zmq.DEALER, _LOST)
+        super().__init__(zmq.DEALER)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 20)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
@@ -103,7 +112,7 @@ class Server(_Socket):
     """A ROUTER.  ``address`` is where it really listens (a port 0 is filled in)."""
 
     def __init__(self, address: str) -> None:
-        super().__init__(zmq.ROUTER, _GONE)
+        super().__init__(zmq.ROUTER)
         try:
             self._socket.bind(address)
         except zmq.ZMQError as error:

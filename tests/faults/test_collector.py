@@ -412,7 +412,7 @@ def test_killed_between_storing_and_saying_so(
     incoming.write_bytes(b"weights")
     if not links:
 
-        def none(*_: Any) -> None:
+        def none(*_: Any, **__: Any) -> None:
             raise PermissionError(1, "Operation not permitted")
 
         monkeypatch.setattr(os, "link", none)
@@ -429,13 +429,22 @@ def test_killed_between_storing_and_saying_so(
         return emit(event)
 
     monkeypatch.setattr(first, "_emit", killed)
+    deadline = time.monotonic() + 30.0
+
+    def live() -> None:
+        while time.monotonic() < deadline:
+            first.follow()
+
     with pytest.raises(KeyboardInterrupt):
-        first.follow()
+        live()
+    first._keeper.stop()
     first._reader.close()
     log.close()
     log = EventLog(directory / "events", RUN)
     second = Publisher(log, directory)
-    second.follow()
+    while not second.state.stored:
+        assert time.monotonic() < deadline
+        second.follow()
     (stored,) = second.state.stored.values()
     assert (stored.error, stored.size) == (None, 7)
     assert incoming.exists()  # until the log is known to say so

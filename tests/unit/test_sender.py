@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +19,11 @@ from prov4ml.talk import log
 
 RUN = "0190b6f2-7c1e-7000-8000-2f1d5c3a9e01"
 OWN, CHILD = b"p" * 16, b"c" * 16
+
+
+def _nothing() -> Generator[None, None, None]:
+    """A task that is over at once."""
+    yield from ()
 
 
 class Link:
@@ -50,7 +55,7 @@ class Made:
         self.now = 1000.0
         self.journal = Journal(self.who(OWN), [folder])
         self.link = Link()
-        self.sender = Sender(self.journal, "tcp://127.0.0.1:1", "/run", None, lambda: None)
+        self.sender = Sender(self.journal, "tcp://127.0.0.1:1", "/run", None, _nothing())
         self.sender._own.clock = lambda: self.now
         self.children: list[Journal] = []
         self.log_metric = hot.metric_logger(self.journal, hot.Clock())
@@ -84,6 +89,11 @@ class Made:
 
     def hear(self, message: wire.Message) -> None:
         self.sender._hear(message)
+
+    def nothing(self, timeout: float, **_: object) -> Iterator[bytes]:
+        """What comes while a socket is waited for: nothing."""
+        self.now += timeout
+        return iter(())
 
 
 @pytest.fixture
@@ -213,7 +223,7 @@ def test_collector_that_dies_while_nothing_is_said(
     made.hear(wire.Welcome(OWN, 0, 0))
     made.ship()
     made.hear(wire.Ack(OWN, made.journal.sent))
-    nobody = SimpleNamespace(send=lambda *_: False, receive=lambda *_, **__: iter(()))
+    nobody = SimpleNamespace(send=lambda *_: False, receive=made.nothing)
     made.sender._client = nobody  # type: ignore[assignment]
     for _ in range(100):
         made.now += 0.1
@@ -284,7 +294,7 @@ def test_unreadable_child(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(seg, "committed", committed)
     made.sender._client = SimpleNamespace(  # type: ignore[assignment]
-        send=made.link.send, receive=lambda *_, **__: iter(())
+        send=made.link.send, receive=made.nothing
     )
     for _ in range(3):
         made.sender._cycle()
@@ -300,12 +310,13 @@ def test_log_handler_that_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         def emit(self, record: logging.LogRecord) -> None:
             raise ValueError("no")
 
-    def record() -> None:
+    def record() -> Generator[None, None, None]:
+        yield
         raise RuntimeError("record")
 
     cycles: list[int] = []
     journal = Journal(seg.Identity(RUN, OWN, 1, 0, 1, 1, process.boot_id()), [tmp_path])
-    made = Sender(journal, "tcp://127.0.0.1:1", "/run", None, record)
+    made = Sender(journal, "tcp://127.0.0.1:1", "/run", None, record())
 
     def cycle() -> None:
         cycles.append(1)

@@ -43,8 +43,8 @@ if rank == 0:
         os._exit(0)
     os.waitpid(child, 0)
     # What no healthy process writes: a stepped clock, dropped events, an event of the future.
-    run._append(ev.ClockStepped(time.time_ns(), 1_000_000))
-    run._append(ev.Dropped(time.time_ns(), 5, 0, "none, in truth"))
+    run._recorder.append(ev.ClockStepped(time.time_ns(), 1_000_000))
+    run._recorder.append(ev.Dropped(time.time_ns(), 5, 0, "none, in truth"))
     run._journal.append(msgspec.msgpack.encode([63, "unknown"]))
     prov4ml.log_model(b"weights", "model", "training")
     Path("rank0").touch()
