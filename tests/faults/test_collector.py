@@ -201,7 +201,7 @@ def test_batches_behind_the_end_of_a_run(stand: Stand, monkeypatch: pytest.Monke
     stand.batch(0, stand.started(parent=RANK), producer=CHILD)
     stand.until(lambda: stand.acked() == 2 and stand.acked(CHILD) == 1)
     stand.batch(2, ev.Ended(START + 9, "finished"))
-    wanted, sent, asked, closed = 200, 1, 0, 0
+    wanted, sent, asked, closed = 40, 1, 0, 0
     quiet = time.monotonic()
     while stand.acked(CHILD) < wanted:
         if stand.acked(CHILD) >= sent and sent < wanted:
@@ -340,11 +340,11 @@ def test_settings_of_a_stranger(stand: Stand) -> None:
 
 
 def test_dead_children_are_looked_at_once(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a thousand children that are gone nothing is kept but their ids."""
+    """Of three hundred children that are gone nothing is kept but their ids."""
     monkeypatch.setattr(collector, "_LOOK", 0.0)
     stand.say(stand.hello())
     stand.batch(0, stand.started())
-    children = [n.to_bytes(16, "big") for n in range(1, 1001)]
+    children = [n.to_bytes(16, "big") for n in range(1, 301)]
     for n, child in enumerate(children):
         stand.say(stand.hello(child, pid=(1 << 30) + n))
         stand.batch(0, stand.started(parent=RANK, pid=(1 << 30) + n), producer=child)

@@ -119,10 +119,10 @@ def _most(samples: list[Sample]) -> Sample:
 def _forget(place: Isolated) -> None:
     """Remove short runs that are closed and packed, but for the last."""
     for run in place.runs()[:-1]:
-        names = os.listdir(run / "events") if run.name.startswith("short") else []
-        packed = any(name.endswith(".gz") for name in names)
-        if packed and not any(name.endswith(".log") for name in names):
-            shutil.rmtree(run)
+        if run.name.startswith("short"):
+            names = [path.name for path in run.glob("events/*.log*")]
+            if names and all(name.endswith(".log.gz") for name in names):
+                shutil.rmtree(run)
 
 
 @pytest.mark.parametrize(
