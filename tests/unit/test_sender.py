@@ -249,6 +249,53 @@ def test_collector_that_dies_while_nothing_is_said(
     assert len(spawned) == 30 + sender.STARTS - 1
 
 
+class Socket(Link):
+    """A connection on which nobody answers."""
+
+    def __init__(self, made: Made) -> None:
+        super().__init__()
+        self.made = made
+        self.opened = made.now
+        self.closed: float | None = None
+
+    def receive(self, timeout: float, **_: object) -> Iterator[bytes]:
+        return self.made.nothing(timeout)
+
+    def close(self) -> None:
+        self.closed = self.made.now
+
+
+def test_connection_on_which_nobody_answers(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given up after 10 s, the next one after 20; one that is slow gets the time it takes."""
+    opened: list[Socket] = []
+
+    def connect(_: object) -> Socket:
+        opened.append(Socket(made))
+        return opened[-1]
+
+    monkeypatch.setattr("prov4ml.transport.Client", connect)
+
+    def cycle(seconds: float) -> None:
+        until = made.now + seconds
+        while made.now < until:
+            made.sender._cycle()
+
+    made.points()
+    cycle(85.0)
+    assert [round((s.closed or made.now) - s.opened) for s in opened[:3]] == [10, 20, 40]
+    made.hear(wire.Welcome(OWN, 0, 0))
+    cycle(16.0)
+    made.hear(wire.Ack(OWN, made.journal.sent))  # it came, after 16 s
+    known = len(opened)
+    cycle(300.0)  # nothing is to be said
+    assert len(opened) == known
+    made.points(1)
+    cycle(31.0)
+    assert len(opened) == known  # it may take twice as long as it did
+    cycle(3.0)
+    assert len(opened) == known + 1
+
+
 def test_refused_for_now(made: Made) -> None:
     """A collector whose disk is full is asked again; one of another version is not."""
     made.points()
