@@ -52,7 +52,7 @@ def leave(run: Run, deadline: float) -> None:
             f"{run.name}: kept without a collector; when all ranks are over: {command}",
         )
     else:
-        why = sender.refused or "the collector did not answer in time"
+        why = sender.refused or sender.doubt or "the collector did not answer in time"
         say(logging.WARNING, f"{run.name}: {why}; nothing is lost, complete it with: {command}")
 
 
