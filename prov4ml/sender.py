@@ -255,7 +255,8 @@ class Sender:
         waiting = box.flying or (self._ending and box is self._own)
         if not box.welcome or (waiting and box.silence() > PATIENCE):
             if now - box.asked > (PATIENCE if box.asked else 0):
-                self._window.restart()
+                if box.asked:
+                    self._window.restart()
                 self._hello(client, box)
             if not box.welcome:
                 return
@@ -390,6 +391,7 @@ class Sender:
             client.close()
         self._said_ending = False
         self._due = time.monotonic()
+        self._window.restart()
         for box in self._boxes.values():
             box.welcome = False
             box.asked = 0.0

@@ -19,6 +19,7 @@ bit.  What a file looks like inside says the ``Format``.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -220,8 +221,7 @@ class MetricParts:
         else:
             self._next_frame(self._frame + 1)
         self._roll()
-        if self._parts:
-            self._merge()
+        self._join()
         if not self._broken:
             for part in self._stale:
                 part.path.unlink(missing_ok=True)
@@ -314,7 +314,7 @@ class MetricParts:
         """Make a whole part of all that came since the last one."""
         if self._parts:
             self._roll()
-            self._merge()
+            self._join()
         else:  # a million rows within a minute: they need not be written twice
             self._pack()
             tables = (columns.resolved([batch], self._keys) for batch in self._packed)
@@ -334,8 +334,19 @@ class MetricParts:
         self._since = self.clock()
         return new, rows
 
+    def _join(self) -> None:
+        """Make one part of those behind the last whole one; without room for it they stand."""
+        try:
+            if self._parts:
+                self._merge()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self._whole += self._parts
+            self._parts, self._parts_rows = [], 0
+
     def _merge(self) -> None:
-        """Make one part, ordered by series, of those behind the last whole one."""
+        """One part, ordered by series, of those behind the last whole one."""
         own = self._parts
         merged = self._part(own[0].first, own[-1].last)
         self._make_room(merged)

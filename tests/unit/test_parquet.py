@@ -565,3 +565,27 @@ def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.compute", None)
     with pytest.raises(ImportError, match="pip install 'pyarrow>=16'"):
         make(tmp_path)
+
+
+def test_no_room_to_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts that cannot be merged stand as they are, while the run goes on and at its end."""
+    monkeypatch.setattr(Parquet, "whole", 40)
+    write = Parquet._write
+
+    def no_merge(self: Parquet, new: metric_parts.Part, groups: Iterable[Any]) -> int:
+        if new.last > new.first:
+            raise OSError(28, "No space left on device")
+        return write(self, new, groups)
+
+    monkeypatch.setattr(Parquet, "_write", no_merge)
+    chunks = log(10)
+    sink = make(tmp_path, rows_per_part=5)
+    for each in chunks:
+        sink.write(each)
+        sink.flush()
+    outputs = sink.close()
+    assert [output.path for output in outputs] == [
+        f"metrics/part-{n}-{n}.parquet" for n in range(10)
+    ]
+    assert sum(output.rows for output in outputs) == 70
+    assert rows(tmp_path) == given(chunks)
