@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from prov4ml import config, hot, lifecycle, rundir
+from prov4ml import config, hot, lifecycle, rundir, spool
 from prov4ml.disabled import DisabledRun
 from prov4ml.errors import MissingExtra, UsageError
 from prov4ml.run import Context, Run
@@ -44,7 +44,12 @@ _ordinals: dict[str, int] = {}
 
 
 def _none(*_: Any, **__: Any) -> None:
-    raise UsageError("no run is open: call start_run first")
+    import multiprocessing
+
+    text = "no run is open: call start_run first"
+    if multiprocessing.parent_process() is not None:
+        text += " (only a forked child is part of its parent's run, not a spawned one)"
+    raise UsageError(text)
 
 
 _log_metric: Callable[..., None] = _none
@@ -128,7 +133,10 @@ def _open(name: str, arguments: Mapping[str, Any], rank: int | None, resume: str
         if resume is None:
             claimed = rundir.claim(base, name, key, where)
         else:
-            claimed, where = rundir.continued(base, resume, key, where)
+            from prov4ml import attempts
+
+            places = spool.roots(environment)
+            claimed, where = attempts.continued(base, resume, key, where, places)
         run = Run(name, settings, where, claimed, environment)
     except OSError as error:
         raise type(error)(

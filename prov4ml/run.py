@@ -460,6 +460,8 @@ class Run:
             VERSION,
             origin.python(),
             {**config.shaping(settings), "key": key, "job": where.job},
+            b"",
+            where.scheduler,
         )
 
     def _child_introduction(self) -> bytes:
@@ -477,7 +479,7 @@ class Run:
 
     def after_fork(self) -> None:
         """In a forked child: from now on a journal of its own, and nothing else."""
-        self._journal.forked(self._identity(parent=self._started_producer()))
+        self._journal.forked(lambda: self._identity(parent=self._started_producer()))
         self._numbers = itertools.count(1)
 
     def _started_producer(self) -> bytes:
