@@ -24,7 +24,11 @@ def earlier(base: Path, name: str = "digits_3", **rank: Any) -> Path:
     """A run that is over, as its manifest tells, or that runs."""
     directory = base / name
     (directory / "events").mkdir(parents=True)
-    manifest = {"run": RUN, "attempts": 1, "ranks": [{"rank": 0, "status": "finished", **rank}]}
+    manifest = {
+        "run": RUN,
+        "attempts": 1,
+        "ranks": [{"rank": 0, "attempt": 1, "status": "finished", **rank}],
+    }
     (directory / "run.json").write_text(json.dumps(manifest))
     return directory
 
