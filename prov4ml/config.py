@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT",
+    "RECORDED",
     "SINKS",
     "VARIABLES",
     "Settings",
@@ -44,6 +45,13 @@ DEFAULT: Final = ("provjson", "provn", "turtle", "svg", "parquet")
 SINKS: Final = (*DEFAULT, "csv", "netcdf", "zarr")
 """The built-in sinks, known without a look at the installed packages."""
 
+RECORDED: Final = (
+    *("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "OMP_NUM_THREADS"),
+    *("MKL_NUM_THREADS", "PYTHONHASHSEED", "CUBLAS_WORKSPACE_CONFIG", "NCCL_*", "SLURM_*"),
+    *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "CONDA_DEFAULT_ENV"),
+)
+"""Variables that shape what a training computes, and say where it ran."""
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set, checked.  ``origins`` says of each where it came from."""
@@ -57,6 +65,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     user: bool | str = True  # False: not recorded; a text: recorded under that name
     exit_timeout: float = 10.0  # seconds that end_run may take in all
     spool_limit: int = 2 << 30  # bytes of journals per node
+    code: bool = True  # changes and sources of the code, taken in the background
+    environment: tuple[str, ...] = RECORDED  # names of variables, and patterns of them
     address: str = "auto"  # "none", or where the collector listens
     on_error: str = "raise"  # "warn": what the user could mend disables the run, with a warning
     disabled: bool = False
@@ -131,6 +141,15 @@ SETTINGS: Final = (
     _Setting(name="detail", check=forms.one_of("series", "rank"), table="run", key="detail"),
     _Setting(name="keep_events", check=forms.flag, table="run", key="keep_events"),
     _Setting(name="user", check=forms.user, table="run", key="user"),
+    _Setting(
+        name="code",
+        check=forms.flag,
+        text=forms.flag_of,
+        variable="PROV4ML_CODE",
+        table="run",
+        key="code",
+    ),
+    _Setting(name="environment", check=forms.variables, table="run", key="environment"),
     _Setting(
         name="exit_timeout",
         check=forms.seconds,

@@ -29,6 +29,7 @@ __all__ = [
     "size",
     "text",
     "user",
+    "variables",
 ]
 
 
@@ -118,6 +119,13 @@ def compressor(value: Any) -> str | bool:
 def names(value: Any) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError(f"must be a list of sink names, not {type(value).__name__}")
+    return tuple(text(name) for name in value)
+
+
+def variables(value: Any) -> tuple[str, ...]:
+    """Names of variables of the environment, with ``*`` and ``?`` as wildcards."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"must be a list of variables' names, not {type(value).__name__}")
     return tuple(text(name) for name in value)
 
 

@@ -18,6 +18,7 @@ from prov4ml import config, hot, legacy, lifecycle, rundir
 from prov4ml.disabled import DisabledRun
 from prov4ml.errors import MissingExtra, UsageError
 from prov4ml.legacy import CompressorType, MetricsType
+from prov4ml.references import Derivable, Reference
 from prov4ml.run import Context, Run
 from prov4ml.talk import say
 
@@ -26,19 +27,26 @@ __all__ = [
     "Context",
     "Contexts",
     "MetricsType",
+    "Reference",
     "Run",
     "context",
     "end_run",
     "get_artifacts_dir",
     "get_run_dir",
     "log_artifact",
+    "log_artifacts",
     "log_carbon_metrics",
     "log_dataset",
+    "log_environment",
+    "log_execution_command",
+    "log_input",
     "log_metric",
     "log_metrics",
     "log_model",
+    "log_output",
     "log_param",
     "log_params",
+    "log_source_code",
     "log_system_metrics",
     "save_model_version",
     "set_tag",
@@ -311,19 +319,22 @@ def context(name: str) -> AbstractContextManager[None]:
 
 
 def log_artifact(
-    artifact_name: str | os.PathLike[str],
-    artifact_path: str | os.PathLike[str] | None = None,
+    artifact_name: Any,
+    artifact_path: Any = None,
     context: str | None = None,
     step: int | None = None,
     *,
     is_input: bool = False,
     is_model: bool = False,
     copy: bool = True,
+    derived_from: Derivable = None,
+    text: str | None = None,
+    epoch: int | None = None,
     log_copy_in_prov_directory: bool | None = None,
     timestamp: Any = None,
-) -> None:
-    """A file that was made or used; see ``Run.log_artifact``."""
-    _current().log_artifact(
+) -> Reference:
+    """A file or another thing that was made or used; see ``Run.log_artifact``."""
+    return _current().log_artifact(
         artifact_name,
         artifact_path,
         context,
@@ -331,9 +342,60 @@ def log_artifact(
         is_input=is_input,
         is_model=is_model,
         copy=copy,
+        derived_from=derived_from,
+        text=text,
+        epoch=epoch,
         log_copy_in_prov_directory=log_copy_in_prov_directory,
         timestamp=timestamp,
     )
+
+
+def log_artifacts(
+    artifacts_dir: str | os.PathLike[str],
+    artifact_name: str | None = None,
+    context: str | None = None,
+    step: int | None = None,
+    *,
+    is_input: bool = False,
+    copy: bool = True,
+    derived_from: Derivable = None,
+) -> Reference:
+    """A folder with all its files; see ``Run.log_artifacts``."""
+    return _current().log_artifacts(
+        artifacts_dir,
+        artifact_name,
+        context,
+        step,
+        is_input=is_input,
+        copy=copy,
+        derived_from=derived_from,
+    )
+
+
+def log_input(
+    inp: Any,
+    name: str | None = None,
+    context: str | None = None,
+    step: int | None = None,
+    *,
+    copy: bool = True,
+    derived_from: Derivable = None,
+) -> Reference:
+    """Whatever the run used; see ``Run.log_input``."""
+    return _current().log_input(inp, name, context, step, copy=copy, derived_from=derived_from)
+
+
+def log_output(
+    out: Any,
+    name: str | None = None,
+    context: str | None = None,
+    step: int | None = None,
+    *,
+    copy: bool = True,
+    derived_from: Derivable = None,
+) -> Reference:
+    """Whatever the run made; see ``Run.log_output``."""
+    return _current().log_output(out, name, context, step, copy=copy, derived_from=derived_from)
 
 
 def log_dataset(
@@ -341,12 +403,24 @@ def log_dataset(
     label: Any = None,
     context: str | bool | None = None,
     *,
+    copy: bool = True,
+    hash: bool = False,
+    croissant: str | os.PathLike[str] | None = None,
+    derived_from: Derivable = None,
     dataset_label: str | None = None,
     log_dataset_info: bool = True,
-) -> None:
+) -> Reference:
     """A dataset, or the part of one that a context uses; see ``Run.log_dataset``."""
-    _current().log_dataset(
-        dataset, label, context, dataset_label=dataset_label, log_dataset_info=log_dataset_info
+    return _current().log_dataset(
+        dataset,
+        label,
+        context,
+        copy=copy,
+        hash=hash,
+        croissant=croissant,
+        derived_from=derived_from,
+        dataset_label=dataset_label,
+        log_dataset_info=log_dataset_info,
     )
 
 
@@ -355,17 +429,27 @@ def log_model(
     model_name: Any = "default",
     context: str | bool | None = None,
     *,
+    step: int | None = None,
+    epoch: int | None = None,
+    format: str | None = None,
     is_input: bool = False,
+    copy: bool = True,
+    derived_from: Derivable = None,
     log_model_info: bool = True,
-    log_model_layers: bool = False,
+    log_model_layers: bool = True,
     log_as_artifact: bool = True,
-) -> None:
+) -> Reference:
     """The final model; see ``Run.log_model``."""
-    _current().log_model(
+    return _current().log_model(
         model,
         model_name,
         context,
+        step=step,
+        epoch=epoch,
+        format=format,
         is_input=is_input,
+        copy=copy,
+        derived_from=derived_from,
         log_model_info=log_model_info,
         log_model_layers=log_model_layers,
         log_as_artifact=log_as_artifact,
@@ -378,20 +462,46 @@ def save_model_version(
     context: str | None = None,
     step: int | None = None,
     *,
+    epoch: int | None = None,
+    format: str | None = None,
     is_input: bool = False,
+    copy: bool = True,
+    derived_from: Derivable = None,
     incremental: bool = True,
     timestamp: Any = None,
-) -> None:
+) -> Reference:
     """A checkpoint; see ``Run.save_model_version``."""
-    _current().save_model_version(
+    return _current().save_model_version(
         model,
         model_name,
         context,
         step,
+        epoch=epoch,
+        format=format,
         is_input=is_input,
+        copy=copy,
+        derived_from=derived_from,
         incremental=incremental,
         timestamp=timestamp,
     )
+
+
+def log_source_code(path: str | os.PathLike[str] | None = None) -> Reference | None:
+    """The code that runs; see ``Run.log_source_code``."""
+    return _current().log_source_code(path)
+
+
+def log_execution_command(
+    cmd: str | list[str] | tuple[str, ...] | None = None,
+    path: str | os.PathLike[str] | None = None,
+) -> None:
+    """The command that the run is repeated with; see ``Run.log_execution_command``."""
+    _current().log_execution_command(cmd, path)
+
+
+def log_environment() -> None:
+    """What the run runs in, as it is now; see ``Run.log_environment``."""
+    _current().log_environment()
 
 
 def get_run_dir() -> Path:

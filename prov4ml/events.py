@@ -162,7 +162,8 @@ class Artifact(_Base, frozen=True, tag=8):
     """One occurrence of something with content: file, dataset, checkpoint, model, environment.
 
     ``kind``: "artifact", "dataset", "checkpoint", "model" (the final one), "environment",
-    "parameter" (side file of a long value).  ``use``: "used", "generated" or "" (neither).
+    "parameter" (side file of a long value), "layers" (of a model), "source" (files of code),
+    "diff" (what a working tree has changed).  ``use``: "used", "generated" or "" (neither).
     ``incoming`` names the copy below ``artifacts/.incoming/``; None when there is no copy.
     Attributes have plain names: samples, parameters, packages, python, ...
     """
@@ -183,6 +184,12 @@ class Artifact(_Base, frozen=True, tag=8):
     attributes: dict[str, Scalar] = {}
     derived: tuple[int | str, ...] = ()  # from: numbers on the same producer, IRIs of other runs'
     activity: int = 0  # the number of the activity that used or made it; 0: the context did
+    tuned: int = (
+        0  # so many of ``derived``, the first ones, are models that this one was tuned from
+    )
+    folder: int = (
+        0  # the number of the occurrence (a folder, files by a pattern) that it is part of
+    )
 
 
 class Split(_Base, frozen=True, tag=9):
@@ -193,6 +200,9 @@ class Split(_Base, frozen=True, tag=9):
     context: tuple[str, ...] = ()
     dataset: int | None = None  # occurrence number of the dataset on the same producer
     attributes: dict[str, Scalar] = {}  # samples, batch_size, batches, shuffle, seed, ...
+    parent: str = (
+        ""  # the name of the split, logged before on the same producer, that it is part of
+    )
 
 
 class Source(_Base, frozen=True, tag=10):

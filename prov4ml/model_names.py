@@ -20,7 +20,7 @@ from typing import Final
 
 from prov4ml import events as ev
 from prov4ml.errors import UsageError
-from prov4ml.provdm import NAMESPACES, namespace, segment
+from prov4ml.provdm import NAMESPACES, namespace, segment, split
 from prov4ml.state import Path, Producer
 
 __all__ = ["DEFAULT_NAMESPACE", "Names", "alike"]
@@ -31,6 +31,13 @@ _coded = lru_cache(maxsize=4096)(segment)
 
 _RUN: Final = re.compile(r"run/([^/]+)/$")
 _LOCAL: Final = re.compile(r"(?:[A-Za-z0-9._~-]|%[0-9A-F]{2})+")
+_OCCURRENCE: Final = re.compile(
+    r"(?P<space>.+[/#]run/[A-Za-z0-9._~-]{1,120}/)"
+    r"(?P<local>attempt/\d{1,18}/rank/\d{1,18}(?:/(?:child|process)/[0-9a-f]{16})?"
+    r"/artifact/[1-9]\d{0,17})"
+)
+_INSIDE: Final = re.compile(r"[/#]run/[^/]+/")
+_MINTED: Final = re.compile(r"(?:run|experiment|agent|tag|sha256)/|ns#")
 
 
 class Names:
@@ -71,6 +78,12 @@ class Names:
         outer = (self._of_another(iri) for iri in dict.fromkeys(told) if iri)
         self.outer: tuple[str, ...] = tuple(name for name in outer if name not in (None, self.run))
         """The runs that this one is nested in: one, unless its processes disagree."""
+        self._given: dict[str, str | None] = {}
+        for p in clients:
+            for a in p.artifacts:
+                for source in a.derived:
+                    if isinstance(source, str) and source not in self._given:
+                        self._given[source] = None if source in told else self._source(source)
 
     def _hold(self, clients: Sequence[Producer]) -> None:
         since: dict[tuple[int, int], tuple[int, bytes]] = {}
@@ -95,12 +108,16 @@ class Names:
             fine = None
         if not fine:
             return None
+        return f"{self._declared(space)}:{local}"
+
+    def _declared(self, space: str) -> str:
+        """The prefix of a space that is not ours: what the documents of that run call it."""
         run = _RUN.search(space)
         prefix = f"run_{_label(run[1])}" if run is not None else f"ns_{_hash(space)[:8]}"
         if self.prefixes.setdefault(prefix, space) != space:
             prefix = f"ns_{_hash(space)[:8]}"
             self.prefixes[prefix] = space
-        return f"{prefix}:{local}"
+        return prefix
 
     # ---------------------------------------------------------------- shared between runs
 
@@ -178,6 +195,30 @@ class Names:
     def gap(self, producer: bytes) -> str:
         """Events of a process that nobody knows."""
         return f"{self._run}gap/{producer.hex()}"
+
+    def given(self, iri: str) -> str | None:
+        """The name of the entity behind an IRI that an occurrence says it derives from.
+
+        None for what is no IRI, and for one in a space of ours that is no occurrence's: it may be
+        an activity, an agent, or a content, of which nothing derives.
+        """
+        return self._given.get(iri)
+
+    def _source(self, iri: str) -> str | None:
+        parts = split(iri)
+        if parts is None:
+            return None
+        found = _OCCURRENCE.fullmatch(iri)
+        if found is not None:
+            parts = found["space"], found["local"]
+        else:
+            user = self.prefixes[self._user[:-1]]
+            ours = iri.startswith(user) and _MINTED.match(iri[len(user) :])
+            if ours or _INSIDE.search(iri):
+                return None
+        if any(iri.startswith(space) for space in NAMESPACES.values()):
+            return None
+        return f"{self._declared(parts[0])}:{parts[1]}"
 
     def output(self, path: str) -> str:
         """A file that a sink wrote; ``path`` is relative to the run directory."""

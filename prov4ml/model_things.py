@@ -6,7 +6,8 @@ named by its hash, the same in every run, and only has a size.
 A revision is stated only where the older version was generated strictly before the newer one
 (in microseconds, as documents print them): a checkpoint revises the nearest one saved before it
 on its rank of which that is true, and the first of a burst with equal times revises nothing.
-The first one of a resumed attempt revises the version that the attempt went on from.
+The first one of a resumed attempt revises the version that the attempt went on from; one that
+says which version of its model it derives from revises that.
 Values of parameters go in the order of their first use, so that a value which returns (a, b, a)
 makes no circle.
 """
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from prov4ml import events as ev
+from prov4ml.model_lineage import MODELS, Lineage, Source, is_version
 from prov4ml.model_names import alike
 from prov4ml.model_times import View
 from prov4ml.provdm import (
@@ -52,18 +54,28 @@ _TYPES: Final[Mapping[str, tuple[Pair, ...]]] = {
     "checkpoint": (("prov:type", Name("p4:ModelVersion")), _ARTIFACT),
     "model": (("prov:type", Name("p4:ModelVersion")), _ARTIFACT),
     "environment": (("prov:type", Name("p4:Environment")),),
+    "layers": (("prov:type", Name("p4:LayerTree")),),
+    "source": (("prov:type", Name("p4:SourceCode")),),
+    "diff": (("prov:type", Name("p4:Diff")), _ARTIFACT),
 }
+_OF_THE_RUN: Final = ("environment", "source", "diff")
+"""Kinds that the run used where they say no context."""
+
+_COLLECTION: Final = ("prov:type", Name("prov:Collection"))
 _ROLES: Final[Mapping[tuple[str, str], Attributes]] = {
     (kind, use): (("prov:role", Name(role)),)
     for kind, use, role in (
         ("checkpoint", "generated", "p4:checkpoint"),
         ("model", "generated", "p4:finalModel"),
-        ("checkpoint", "used", "p4:initialWeights"),
-        ("model", "used", "p4:initialWeights"),
         ("dataset", "used", "p4:data"),
         ("environment", "used", "p4:environment"),
+        ("source", "used", "p4:sourceCode"),
+        ("diff", "used", "p4:sourceCode"),
+        ("checkpoint", "used", "p4:inputModel"),
+        ("model", "used", "p4:inputModel"),
     )
 }
+_INITIAL: Final = (("prov:role", Name("p4:initialWeights")),)
 _DATA_ROLES: Final[Mapping[str, Attributes]] = {
     name: (("prov:role", Name(role)),)
     for name, role in (
@@ -206,6 +218,7 @@ def splits(view: View) -> Iterator[Statement]:
     taken: set[str] = set()
     uses: dict[tuple[int, Path, str], int] = {}
     for p in view.clients:
+        latest: dict[str, str] = {}
         datasets = {a.n for a in p.artifacts} if p.splits else set()
         attempt = p.started.attempt if p.started is not None else 0
         for split in p.splits:
@@ -221,6 +234,9 @@ def splits(view: View) -> Iterator[Statement]:
                 yield Element("entity", id, (_SPLIT, label, *plain(split.attributes)))
                 if split.dataset in datasets and split.dataset is not None:
                     yield _derived(id, names.occurrence(p, split.dataset))
+                if split.parent in latest:  # stated before, so no circle
+                    yield _derived(id, latest[split.parent])
+            latest[split.name] = id
             use = (attempt, tuple(split.context), id)
             time = view.times.at(p, split.time)
             if use not in uses or time < uses[use]:
@@ -271,9 +287,10 @@ def artifacts(view: View) -> Iterator[Statement]:
     contents: set[str] = set()
     models: set[str] = set()
     versions: dict[tuple[int | bytes, str], _Version] = {}
+    lineage = Lineage(view)
     for p in view.clients:
         place = p.started.rank if p.started is not None and view.names.holds(p) else p.id
-        yield from _of_process(view, p, place, contents, models, versions)
+        yield from _of_process(view, p, place, contents, models, versions, lineage)
 
 
 def _of_process(
@@ -283,12 +300,14 @@ def _of_process(
     contents: set[str],
     models: set[str],
     versions: dict[tuple[int | bytes, str], _Version],
+    lineage: Lineage,
 ) -> Iterator[Statement]:
     names, stored, offset = view.names, view.state.stored, view.times.at(p, 0)
     attempt, rank, _ = p.key
     base = names.process(p) + "/artifact/"
     activities: dict[Path, str] = {}
     numbers: set[int] = set()
+    folders = {a.folder for a in p.artifacts if a.folder}
     for a in p.artifacts:
         if a.n in numbers:  # no two things have one name, whatever a client says
             continue
@@ -297,7 +316,7 @@ def _of_process(
         kind, use, time, path = a.kind, a.use, a.time + offset, tuple(a.context)
         outcome = stored.get((p.id, a.n))
         digest = outcome.sha256 if outcome is not None else None
-        is_model = kind in ("checkpoint", "model")
+        is_model = kind in MODELS
         version = None
         label = a.name
         if is_model:
@@ -316,14 +335,23 @@ def _of_process(
             if use != "used":
                 version.count += 1
                 label += ", final" if kind == "model" else f", version {version.count}"
-        yield Element("entity", id, _facts(a, label, outcome))
+        sources: list[Source] = []
+        told: list[Pair] = []
+        if a.derived:
+            sources, unnamed = lineage.sources(p, a)
+            told = lineage.facts(sources, unnamed)
+        if a.n in folders:
+            told.append(_COLLECTION)
+        yield Element("entity", id, _facts(a, label, outcome, told, _layers(view, p, a, lineage)))
 
         activity = activities.get(path)
         if activity is None:
             activity = activities[path] = names.context(attempt, path)
-        if kind == "environment" and not path:
+        if not path and kind in _OF_THE_RUN:
             activity = names.run
         role = _ROLES.get((kind, use), ())
+        if is_model and use == "used" and a.n in lineage.bases(p):
+            role = _INITIAL
         if use == "generated":
             yield Relation("wasGeneratedBy", (id, activity), role, time)
         elif use == "used":
@@ -337,7 +365,7 @@ def _of_process(
             yield Relation("specializationOf", (id, model))
             if use == "generated":
                 older = version.before(time, id)
-                if older is not None:
+                if older is not None and not any(is_version(a, s) and s.older for s in sources):
                     yield _derived(id, older, _REVISION)
                 yield from _evaluation(view, attempt, path, id, time)
             if use != "used":
@@ -348,23 +376,43 @@ def _of_process(
                 contents.add(digest)
                 yield Element("entity", content, _content(digest, outcome))
             yield Relation("specializationOf", (id, content))
+        if sources:
+            yield from lineage.statements(id, a, activity, sources)
+        if a.folder and a.folder != a.n and a.folder in lineage.numbers(p):
+            yield Relation("hadMember", (f"{base}{a.folder}", id))
 
 
 _MODEL: Final = (("prov:type", Name("mls:Model")), ("prov:type", Name("fair4ml:MLModel")))
 
 
-def _facts(a: ev.Artifact, label: str, outcome: ev.Stored | None) -> Attributes:
-    made: list[Pair] = [*_TYPES.get(a.kind, (_ARTIFACT,)), ("prov:label", label)]
+def _layers(view: View, p: Producer, a: ev.Artifact, lineage: Lineage) -> str:
+    """The file in which the layers of a model stand."""
+    n = a.attributes.get("layers")
+    if a.kind not in MODELS or not isinstance(n, int):
+        return ""
+    file = lineage.numbers(p).get(n)
+    return view.names.occurrence(p, n) if file is not None and file.kind == "layers" else ""
+
+
+def _facts(
+    a: ev.Artifact, label: str, outcome: ev.Stored | None, more: list[Pair], layers: str
+) -> Attributes:
+    made: list[Pair] = [*_TYPES.get(a.kind, (_ARTIFACT,)), ("prov:label", label), *more]
     if a.media_type is not None:
         made.append(("p4:mediaType", a.media_type))
     if a.step is not None:
         made.append(("p4:step", a.step))
     if a.epoch is not None:
         made.append(("p4:epoch", a.epoch))
-    if a.attributes:
+    if layers:
+        made += plain({k: v for k, v in a.attributes.items() if k != "layers"})
+        made.append(("p4:layers", Name(layers)))
+    elif a.attributes:
         made += plain(a.attributes)
     if a.location is not None:
-        made.append(("prov:location", a.location))
+        link = "://" in a.location and a.size is None
+        place: Value = Literal(a.location, "xsd:anyURI") if link else a.location
+        made.append(("prov:location", place))
     if outcome is not None and outcome.path is not None and outcome.path != a.location:
         made.append(("prov:location", outcome.path))
     if outcome is None or outcome.sha256 is None:  # no content entity: what is known stands here

@@ -25,6 +25,7 @@ from prov4ml import (
     datasets,
     hardware,
     hot,
+    inputs,
     legacy,
     origin,
     params,
@@ -40,6 +41,7 @@ from prov4ml.journal import Journal
 from prov4ml.leaving import leave
 from prov4ml.readback import Readback
 from prov4ml.recorder import Recorder
+from prov4ml.references import Derivable, Reference
 from prov4ml.sender import Sender
 from prov4ml.talk import log, short
 from prov4ml.version import VERSION
@@ -94,7 +96,11 @@ class Run:
             environment.get("PROV4ML_SPOOL_MODE", ""),
         )
         incoming = claimed.directory / "artifacts" / ".incoming"
-        self._recorder = Recorder(self._journal, self._clock, incoming)
+        lenient = settings.on_error == "warn"
+        self._recorder = Recorder(
+            self._journal, self._clock, incoming, settings.namespace, lenient=lenient
+        )
+        self._wanted = origin.Wanted(settings.code, settings.environment, settings.user is True)
         self._started = self._introduction(claimed.key, part_of)
         self._journal.append(_encode(self._started))
         self._journal.prologue = self._child_introduction
@@ -109,7 +115,7 @@ class Run:
             settings.address,
             str(self.directory),
             self._service,
-            lambda: origin.record(self._recorder),
+            origin.record(self._recorder, self._wanted),
         )
         self._sender.start()
 
@@ -205,22 +211,30 @@ class Run:
 
     def log_artifact(
         self,
-        artifact_name: str | os.PathLike[str],
-        artifact_path: str | os.PathLike[str] | None = None,
+        artifact_name: Any,
+        artifact_path: Any = None,
         context: str | None = None,
         step: int | None = None,
         *,
         is_input: bool = False,
         is_model: bool = False,
         copy: bool = True,
+        derived_from: Derivable = None,
+        text: str | None = None,
+        epoch: int | None = None,
         log_copy_in_prov_directory: bool | None = None,
         timestamp: Any = None,
-    ) -> None:
-        """A file the run made (or, with ``is_input``, used).  With one argument it is the path.
+    ) -> Reference:
+        """A file or another thing that the run made (or, with ``is_input``, used).
 
-        Its bytes are safe when the call returns; ``copy=False`` only refers to it.  A folder
-        stands for the files in it.  ``is_model``: a version of the model ``artifact_name``; the
-        final one, when there is no step.  Raises ``UsageError`` for a path that is not there.
+        ``artifact_path``: a file, a folder, a pattern (``plots/*.png``), a URL (a reference, never
+        fetched), bytes, a dict or list (JSON), a figure, an image, an array, an open file;
+        ``text=`` a text.  With one argument it is the path.  The bytes are safe when the call
+        returns; ``copy=False`` only refers to a file, and a change of it is noticed.  A folder is
+        an occurrence, and each file in it one of its own.  ``derived_from``: what it was made of;
+        see ``references``.  ``is_model``: a version of the model ``artifact_name``; the final one,
+        when there is no step.  Raises ``TypeError``, and ``UsageError`` for what is not there or
+        cannot be read.
         """
         name, path, context, step = legacy.artifact(artifact_name, artifact_path, context, step)
         if log_copy_in_prov_directory is not None:
@@ -229,12 +243,82 @@ class Run:
             hot.nanoseconds(timestamp)
         if is_model:
             path, name = (name, os.path.basename(os.fspath(name))) if path is None else (path, name)
-            kind = "model" if step is None else "checkpoint"
-            use = "used" if is_input else "generated"
-            checkpoints.log_version(self._recorder, kind, path, name, context, step, use=use)
-            return
-        artifacts.log_artifact(
-            self._recorder, name, path, context, step, is_input=is_input, copy=copy
+            return checkpoints.log_version(
+                self._recorder,
+                "model" if step is None else "checkpoint",
+                path,
+                name,
+                context,
+                step,
+                epoch=epoch,
+                is_input=is_input,
+                copy=copy,
+                derived_from=derived_from,
+            )
+        return artifacts.log_artifact(
+            self._recorder,
+            name,
+            path,
+            context,
+            step,
+            is_input=is_input,
+            copy=copy,
+            derived_from=derived_from,
+            text=text,
+            epoch=epoch,
+        )
+
+    def log_artifacts(
+        self,
+        artifacts_dir: str | os.PathLike[str],
+        artifact_name: str | None = None,
+        context: str | None = None,
+        step: int | None = None,
+        *,
+        is_input: bool = False,
+        copy: bool = True,
+        derived_from: Derivable = None,
+    ) -> Reference:
+        """A folder with all its files; the same as ``log_artifact``, but it must be a folder."""
+        return artifacts.log_artifacts(
+            self._recorder,
+            artifacts_dir,
+            artifact_name,
+            context,
+            step,
+            is_input=is_input,
+            copy=copy,
+            derived_from=derived_from,
+        )
+
+    def log_input(
+        self,
+        inp: Any,
+        name: str | None = None,
+        context: str | None = None,
+        step: int | None = None,
+        *,
+        copy: bool = True,
+        derived_from: Derivable = None,
+    ) -> Reference:
+        """Whatever the run used: what ``log_artifact`` or ``log_dataset`` takes."""
+        return inputs.log_input(
+            self._recorder, inp, name, context, step, copy=copy, derived_from=derived_from
+        )
+
+    def log_output(
+        self,
+        out: Any,
+        name: str | None = None,
+        context: str | None = None,
+        step: int | None = None,
+        *,
+        copy: bool = True,
+        derived_from: Derivable = None,
+    ) -> Reference:
+        """Whatever the run made: what ``log_artifact`` or ``log_model`` takes."""
+        return inputs.log_output(
+            self._recorder, out, name, context, step, copy=copy, derived_from=derived_from
         )
 
     def log_dataset(
@@ -243,19 +327,37 @@ class Run:
         label: Any = None,
         context: str | bool | None = None,
         *,
+        copy: bool = True,
+        hash: bool = False,
+        croissant: str | os.PathLike[str] | None = None,
+        derived_from: Derivable = None,
         dataset_label: str | None = None,
         log_dataset_info: bool = True,
-    ) -> None:
-        """A dataset, or the part of one that a context uses; (label, dataset) works too.
+    ) -> Reference:
+        """A dataset, or the part of one that a context uses; gives the handle of the dataset.
 
-        A path is a file to keep; a data loader or subset is a split of the dataset behind it
-        (logged before under its own name, or named after the split); anything else is
-        described by its length and shape, unless ``log_dataset_info=False``.
+        A path is a file to keep (``copy=False``: to refer to), a folder or pattern is referred
+        to; a Croissant file tells of itself.  A data loader or subset is a split of the dataset
+        behind it (logged before under its own name, or named after the split); anything else is
+        described by its counts, shape and schema, without reading it.  ``hash=True`` hashes the
+        values of an array or table, or the indices of a subset, before the call returns.
+        ``croissant``: file or URL of a description.  (label, dataset) works too;
+        ``log_dataset_info=False``: nothing is said of it.
         """
         label = legacy.one_of_two("log_dataset", label=label, dataset_label=dataset_label)
         dataset, label = legacy.named(dataset, label)
         context, log_dataset_info = legacy.third(context, log_dataset_info)
-        datasets.log_dataset(self._recorder, dataset, label, context, described=log_dataset_info)
+        return datasets.log_dataset(
+            self._recorder,
+            dataset,
+            label,
+            context,
+            copy=copy,
+            hash=hash,
+            about=croissant,
+            derived_from=derived_from,
+            described=log_dataset_info,
+        )
 
     def save_model_version(
         self,
@@ -264,22 +366,39 @@ class Run:
         context: str | None = None,
         step: int | None = None,
         *,
+        epoch: int | None = None,
+        format: str | None = None,
         is_input: bool = False,
+        copy: bool = True,
+        derived_from: Derivable = None,
         incremental: bool = True,
         timestamp: Any = None,
-    ) -> None:
+    ) -> Reference:
         """A checkpoint: the next version of ``model_name``; (model_name, model) works too.
 
-        ``model``: torch module or state dict, path, bytes, or anything that can be pickled.
-        ``is_input``: one that the run started from.  ``incremental`` has no effect: every version
-        is kept.
+        ``model``: torch module or state dict, scikit-learn estimator, what has a ``save`` of its
+        own, a path, bytes, or anything that can be pickled.  ``format``: "torch", "safetensors",
+        "pickle" or "native" (the model's own ``save``).  ``derived_from``: the version that it
+        goes on from, instead of the last one; or the base model that it was tuned from, or data.
+        ``is_input``: a model that the run used.  ``incremental`` has no effect: every version is
+        kept.  Raises ``UsageError`` for what cannot be saved; with ``start_run(on_error="warn")``
+        that is a warning, and the record says so.
         """
         model, model_name = legacy.named(model, model_name)
         if timestamp is not None:
             hot.nanoseconds(timestamp)
-        use = "used" if is_input else "generated"
-        checkpoints.log_version(
-            self._recorder, "checkpoint", model, model_name, context, step, use=use
+        return checkpoints.log_version(
+            self._recorder,
+            "checkpoint",
+            model,
+            model_name,
+            context,
+            step,
+            epoch=epoch,
+            format=format,
+            is_input=is_input,
+            copy=copy,
+            derived_from=derived_from,
         )
 
     def log_model(
@@ -288,29 +407,66 @@ class Run:
         model_name: Any = "default",
         context: str | bool | None = None,
         *,
+        step: int | None = None,
+        epoch: int | None = None,
+        format: str | None = None,
         is_input: bool = False,
+        copy: bool = True,
+        derived_from: Derivable = None,
         log_model_info: bool = True,
-        log_model_layers: bool = False,
+        log_model_layers: bool = True,
         log_as_artifact: bool = True,
-    ) -> None:
+    ) -> Reference:
         """The final model, the same kinds and orders as in ``save_model_version``.
 
-        ``log_model_info=False``: nothing is said of its parameters; ``log_as_artifact=False``:
-        its weights are not kept.
+        ``log_model_info=False``: nothing is said of its parameters and layers;
+        ``log_as_artifact=False``: its weights are not kept.
         """
         model, model_name = legacy.named(model, model_name)
         context, log_model_info = legacy.third(context, log_model_info)
-        checkpoints.log_version(
+        return checkpoints.log_version(
             self._recorder,
             "model",
             model,
             model_name,
             context,
-            None,
-            use="used" if is_input else "generated",
+            step,
+            epoch=epoch,
+            format=format,
+            is_input=is_input,
+            copy=copy,
+            derived_from=derived_from,
             described=log_model_info,
+            layered=log_model_info and log_model_layers,
             kept=log_as_artifact,
         )
+
+    # --------------------------------------------------------------------------- origin
+
+    def log_source_code(self, path: str | os.PathLike[str] | None = None) -> Reference | None:
+        """The code that runs: a file, the sources in a folder, a URL; None: what git says of it.
+
+        Without a path it is taken in the background, as at the start of a run (where that is
+        switched off by ``code = false``, here it is not), and nothing is given back.
+        """
+        if path is not None:
+            return origin.log_source_code(self._recorder, path)
+        if self._recorder.keeps:
+            self._sender.later(origin.code(self._recorder))
+        return None
+
+    def log_execution_command(
+        self,
+        cmd: str | list[str] | tuple[str, ...] | None = None,
+        path: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """The command that the run is repeated with, instead of the one that was typed."""
+        origin.log_execution_command(self._recorder, cmd, path)
+
+    def log_environment(self) -> None:
+        """Python, packages, variables, CUDA and machine as they are now; in the background."""
+        if self._recorder.keeps:
+            self._sender.later(origin.surroundings(self._recorder, self._wanted))
 
     # ------------------------------------------------------------------------ questions
 

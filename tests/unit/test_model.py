@@ -634,7 +634,7 @@ def test_a_model_that_was_an_input_is_used_with_its_role() -> None:
     told = Told(fold(p1=[started(), *stream]))
     version = f"{R}attempt/1/rank/0/artifact/1"
     use = told.one("used", f"{R}attempt/1/context/training", version)
-    assert use.attributes == (("prov:role", Name("p4:initialWeights")),)
+    assert use.attributes == (("prov:role", Name("p4:inputModel")),)
     assert told.of("wasGeneratedBy", version) == []
     assert told.of("hadMember", None, version) == []
     assert told[version]["prov:label"] == "digits_mlp"

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from prov4ml import config, hot, origin, rundir
+from prov4ml import config, hot, redaction, rundir
 from prov4ml.compat.mlflow.exceptions import MlflowException
 from prov4ml.errors import UsageError
 from prov4ml.provdm import segment
@@ -105,7 +105,7 @@ def _folder(uri: str) -> str | None:
             raise UsageError(f"uri: {uri!r} names another host; a folder is file:///path")
         return unquote(parts.path) or None
     if parts.scheme or uri in _REMOTE:
-        (shown,) = origin.redact([uri])
+        (shown,) = redaction.command_line([uri])
         log.warning("nothing is sent to %s: runs are kept in their folder on this machine", shown)
         return None
     return uri or None

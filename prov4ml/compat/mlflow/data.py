@@ -11,7 +11,7 @@ from typing import Any
 from prov4ml import events as ev
 from prov4ml import hot
 from prov4ml.compat.mlflow._runs import ActiveRun
-from prov4ml.handover import class_name
+from prov4ml.handover import Handed, class_name
 
 __all__ = ["Dataset", "from_huggingface", "from_numpy", "from_pandas", "from_polars"]
 
@@ -139,29 +139,28 @@ def log(to: ActiveRun, dataset: Any, context: str | None, tags: Mapping[str, str
     recorder = to.run._recorder
     facts = dataset.facts()
     known = recorder.datasets.get(id(dataset))
-    n = recorder.number() if known is None else known[1]
-    if known is None:
-        recorder.datasets[id(dataset)] = (dataset, n)
+    if known is not None:
+        made = known[1]
+    else:
         source = dataset.source
         location = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
         if source is not None and location is None:
             facts["source"] = str(source)
         within = () if context is not None else at
-        recorder.append(
-            ev.Artifact(
-                recorder.now(),
-                n,
-                "dataset",
-                dataset.name,
-                location=location,
-                context=within,
-                use="used",
-                attributes=facts,
-            )
+        made = recorder.occurrence(
+            recorder.number(),
+            "dataset",
+            dataset.name,
+            Handed(),
+            location=location,
+            at=within,
+            use="used",
+            facts=facts,
         )
+        recorder.datasets[id(dataset)] = (dataset, made, "")
     if context is not None or tags:
         told = {hot.text("tags", str(key)): str(value) for key, value in (tags or {}).items()}
-        recorder.append(ev.Split(recorder.now(), dataset.name, at, n, {**facts, **told}))
+        recorder.append(ev.Split(recorder.now(), dataset.name, at, made.n, {**facts, **told}))
 
 
 # ------------------------------------------------------------------------ what is in the data

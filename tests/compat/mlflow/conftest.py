@@ -39,11 +39,22 @@ def changed(text: str) -> str:
     return re.sub(r"^from mlflow\b", "from prov4ml.compat.mlflow", text, flags=re.M)
 
 
+def patient(place: Isolated) -> Isolated:
+    """On a machine at its limit documents take longer; these tests read them at once."""
+    place.environment["PROV4ML_EXIT_TIMEOUT"] = "60"
+    return place
+
+
+@pytest.fixture
+def isolated(isolated: Isolated) -> Isolated:
+    return patient(isolated)
+
+
 class Ran:
     """A script that ran on prov4ml: where, and what it printed last."""
 
     def __init__(self, place: Isolated, name: str) -> None:
-        self.place = place
+        self.place = patient(place)
         done = place.script(changed((SCRIPTS / f"{name}.py").read_text()))
         self.told = json.loads(done.stdout.splitlines()[-1])
         self.said = done.stderr
