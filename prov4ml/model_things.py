@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from prov4ml import events as ev
+from prov4ml.model_activities import Doers
 from prov4ml.model_times import View
 from prov4ml.provdm import (
     Attributes,
@@ -83,14 +84,15 @@ def plain(attributes: Mapping[str, ev.Scalar]) -> list[Pair]:
 class _Setting:
     """One value of a parameter, wherever it was set."""
 
-    __slots__ = ("files", "id", "order", "param", "ranks", "time")
+    __slots__ = ("files", "id", "order", "param", "ranks", "time", "users")
 
-    def __init__(self, id: str, param: ev.Param, order: int, time: int) -> None:
+    def __init__(self, id: str, param: ev.Param, order: int) -> None:
         self.id = id
         self.param = param
         self.order = order
-        self.time = time
+        self.time: int | None = None  # when the run first used it; None: only activities did
         self.ranks: set[int] = set()
+        self.users: dict[str, int] = {}  # activities, and when
         self.files: list[str] = []  # occurrences of a long value
 
 
@@ -98,18 +100,21 @@ _Settings = dict[str, dict[tuple[str, str], _Setting]]  # by key, by datatype an
 
 
 def parameters(view: View) -> Iterator[Statement]:
-    """One entity per value, used by the run when it was first set."""
+    """One entity per value, used by the run when it was first set, or by an activity."""
     run = view.names.run
     found = _settings(view)
     for key, values in found.items():
-        several = len(values) > 1
+        several = sum(setting.time is not None for setting in values.values()) > 1
         for setting in values.values():
             attributes: list[Pair] = [_SETTING, ("prov:label", key)]
             attributes += _value(setting.param)
             if several and len(setting.ranks) <= _MANY:
                 attributes += [("p4:rank", rank) for rank in sorted(setting.ranks)]
             yield Element("entity", setting.id, tuple(attributes))
-            yield Relation("used", (run, setting.id), _HYPERPARAMETER, setting.time)
+            if setting.time is not None:
+                yield Relation("used", (run, setting.id), _HYPERPARAMETER, setting.time)
+            for user, time in setting.users.items():
+                yield Relation("used", (user, setting.id), _HYPERPARAMETER, time)
             for file in setting.files:
                 yield Relation("alternateOf", (setting.id, file))
     yield from _revisions(view, found)
@@ -121,6 +126,7 @@ def _settings(view: View) -> _Settings:
     for p in view.clients:
         files = {a.n for a in p.artifacts if a.kind == "parameter"}
         rank = p.started.rank if p.started is not None else 0
+        doers = Doers(view, p)
         for param in p.params:
             values = found.setdefault(param.key, {})
             same = (param.datatype, param.value)
@@ -128,11 +134,14 @@ def _settings(view: View) -> _Settings:
             setting = values.get(same)
             if setting is None:
                 name = view.names.param(param.key, *same)
-                setting = values[same] = _Setting(name, param, order, time)
+                setting = values[same] = _Setting(name, param, order)
                 order += 1
-            elif time < setting.time:
-                setting.time = time
-            setting.ranks.add(rank)
+            doer = doers.of("param", 0, param.activity, (), param.time)
+            if doer.own:
+                setting.users.setdefault(doer.id, time)
+            else:
+                setting.time = time if setting.time is None else min(time, setting.time)
+                setting.ranks.add(rank)
             if param.artifact in files and param.artifact is not None:
                 file = view.names.occurrence(p, param.artifact)
                 if file not in setting.files:
@@ -148,12 +157,12 @@ def _revisions(view: View, found: _Settings) -> Iterator[Statement]:
         place = p.started.rank if p.started is not None and view.names.holds(p) else p.id
         for param in p.params:
             values = found[param.key]
-            if len(values) == 1:
-                continue
             new = values[(param.datatype, param.value)]
+            if len(values) == 1 or param.activity or new.time is None:
+                continue
             old = before.get((place, param.key))
             before[(place, param.key)] = new
-            if old is None or (old.time, old.order) >= (new.time, new.order):
+            if old is None or (old.time or 0, old.order) >= (new.time, new.order):
                 continue
             if (new.id, old.id) not in told:
                 told.add((new.id, old.id))
@@ -190,11 +199,11 @@ def splits(view: View) -> Iterator[Statement]:
     names = view.names
     ids: dict[tuple[str, str], str] = {}
     taken: set[str] = set()
-    uses: dict[tuple[int, Path, str], int] = {}
+    uses: dict[tuple[str, Path, str], int] = {}
     for p in view.clients:
         datasets = {a.n for a in p.artifacts} if p.splits else set()
-        attempt = p.started.attempt if p.started is not None else 0
-        for split in p.splits:
+        doers = Doers(view, p)
+        for place, split in enumerate(p.splits, 1):
             facts = (split.name, repr(split.attributes))  # a text: NaN equals itself
             id = ids.get(facts)
             if id is None:
@@ -207,13 +216,14 @@ def splits(view: View) -> Iterator[Statement]:
                 yield Element("entity", id, (_SPLIT, label, *plain(split.attributes)))
                 if split.dataset in datasets and split.dataset is not None:
                     yield _derived(id, names.occurrence(p, split.dataset))
-            use = (attempt, tuple(split.context), id)
+            path = tuple(split.context)
+            use = (doers.of("split", place, split.activity, path, split.time).id, path, id)
             time = view.times.at(p, split.time)
             if use not in uses or time < uses[use]:
                 uses[use] = time
-    for (attempt, path, id), time in uses.items():
+    for (doer, path, id), time in uses.items():
         role = _DATA_ROLES.get(path[-1] if path else "", _DATA_ROLES[""])
-        yield Relation("used", (names.context(attempt, path), id), role, time)
+        yield Relation("used", (doer, id), role, time)
 
 
 # ------------------------------------------------------------------------ files and models
@@ -273,7 +283,7 @@ def _of_process(
     names, stored, offset = view.names, view.state.stored, view.times.at(p, 0)
     attempt, rank, _ = p.key
     base = names.process(p) + "/artifact/"
-    activities: dict[Path, str] = {}
+    doers = Doers(view, p)
     numbers: set[int] = set()
     for a in p.artifacts:
         if a.n in numbers:  # no two things have one name, whatever a client says
@@ -302,18 +312,19 @@ def _of_process(
             if use != "used":
                 version.count += 1
                 label += ", final" if kind == "model" else f", version {version.count}"
-        yield Element("entity", id, _facts(a, label, outcome))
-
-        activity = activities.get(path)
-        if activity is None:
-            activity = activities[path] = names.context(attempt, path)
-        if kind == "environment" and not path:
-            activity = names.run
-        role = _ROLES.get((kind, use), ())
-        if use == "generated":
-            yield Relation("wasGeneratedBy", (id, activity), role, time)
-        elif use == "used":
-            yield Relation("used", (activity, id), role, time)
+        doer, maker, users = doers.part(a)
+        facts = _facts(a, label, outcome)
+        if path and doer.context != path:
+            facts = (*facts, ("p4:context", Name(names.context(attempt, path))))
+        yield Element("entity", id, facts)
+        whole = doer.id if kind == "environment" and not path and not doer.own else None
+        if maker is not None:
+            made_by = names.run if maker == whole else maker
+            role = _ROLES.get((kind, "generated"), ())
+            yield Relation("wasGeneratedBy", (id, made_by), role, time)
+        for user, when in users.items():
+            used_by = names.run if user == whole else user
+            yield Relation("used", (used_by, id), _ROLES.get((kind, "used"), ()), when)
 
         if version is not None:
             model = names.model(a.name)

@@ -11,7 +11,7 @@ from prov4ml.errors import UsageError
 from prov4ml.recorder import Recorder
 from prov4ml.talk import log, short
 
-__all__ = ["log_param"]
+__all__ = ["keep_param", "lexical", "log_param"]
 
 _LONG: Final = 1000  # characters of a parameter's value that stand in the event itself
 
@@ -19,7 +19,7 @@ _LONG: Final = 1000  # characters of a parameter's value that stand in the event
 def log_param(to: Recorder, key: str, value: Any) -> None:
     """See ``Run.log_param``."""
     name = hot.text("key", key)
-    datatype, text = _lexical(value)
+    datatype, text = lexical(value)
     known = to.params.setdefault(name, f"{datatype}:{text}")
     if known != f"{datatype}:{text}":
         log.warning(
@@ -29,8 +29,13 @@ def log_param(to: Recorder, key: str, value: Any) -> None:
             short(text),
         )
         to.params[name] = f"{datatype}:{text}"
+    keep_param(to, name, datatype, text)
+
+
+def keep_param(to: Recorder, name: str, datatype: str, text: str, activity: int = 0) -> None:
+    """Write down what ``lexical`` gave, of the run or of an activity."""
     if len(text) <= _LONG:
-        to.append(ev.Param(to.now(), name, datatype, text))
+        to.append(ev.Param(to.now(), name, datatype, text, None, activity))
         return
     import hashlib
 
@@ -41,10 +46,11 @@ def log_param(to: Recorder, key: str, value: Any) -> None:
     )
     if handed is not None:
         to.occurrence(n, "parameter", name, handed)
-    to.append(ev.Param(to.now(), name, datatype, hashlib.sha256(data).hexdigest(), n))
+    digest = hashlib.sha256(data).hexdigest()
+    to.append(ev.Param(to.now(), name, datatype, digest, n, activity))
 
 
-def _lexical(value: Any) -> tuple[str, str]:
+def lexical(value: Any) -> tuple[str, str]:
     """(datatype, text) of a parameter's value, as ``events.Param`` has them."""
     if value is None:
         return "none", ""
@@ -66,7 +72,7 @@ def _lexical(value: Any) -> tuple[str, str]:
             return "json", text
     item = getattr(value, "item", None)
     if callable(item) and getattr(value, "ndim", None) == 0:  # a NumPy or torch scalar
-        return _lexical(item())
+        return lexical(item())
     try:
         return "text", str(value).encode("utf-8", "backslashreplace").decode()
     except Exception as error:
