@@ -39,13 +39,16 @@ def epoch(to: Recorder, number: int, activity: bool) -> Iterator[None]:
     if not isinstance(activity, bool):
         raise TypeError(f"activity must be True or False, not {type(activity).__name__}")
     path = hot.scope.get() or ()
-    to.append(ev.EpochStarted(to.now(), n, path, activity))
+    event = ev.EpochStarted(to.now(), n, path, activity)
+    to.append(event)
+    to.epochs.append(event)
     token = inside.set(Inside(to, 0, inside.get())) if activity else None
     try:
         yield
     finally:
         if token is not None:
             inside.reset(token)
+        to.epochs.remove(event)
         with suppress(UsageError):
             to.append(ev.EpochEnded(to.now(), n, path))
 

@@ -71,6 +71,7 @@ class Recorder:
         self.datasets: dict[int, tuple[Any, int]] = {}  # by id(); kept alive so ids stay true
         self.parents: dict[str, str] = {}  # contexts that stand under another one
         self.watchers: dict[str, Callable[[tuple[str, ...], float], None]] = {}  # by metric
+        self.epochs: list[ev.EpochStarted] = []  # open ones
         self.finals: list[Callable[[], None]] = []  # what is said at the end of the run
         self.execution = clock.now()  # when it started, ns
         self.generation = 0  # of processes, since this was made
@@ -92,6 +93,11 @@ class Recorder:
                 return found.n
             found = found.around
         return 0
+
+    def open_epochs(self) -> list[ev.ClientEvent]:
+        """What a forked child has to say so that it is in the epochs of its parent."""
+        now = self.now()
+        return [self._placed(msgspec.structs.replace(e, time=now)) for e in self.epochs]
 
     def next_activity(self) -> int:
         """The next activity's number, from 1."""

@@ -418,18 +418,17 @@ class Run:
             {**config.shaping(settings), "key": key, "job": where.job},
         )
 
-    def _child_introduction(self) -> bytes:
-        """First record of a forked child's journal."""
+    def _child_introduction(self) -> list[bytes]:
+        """First records of a forked child's journal: who it is, and in which epochs."""
         who = self._journal.who
-        return _encode(
-            msgspec.structs.replace(
-                self._started,
-                time=self._clock.now(),
-                pid=who.pid,
-                pid_start=who.pid_start,
-                parent=who.parent,
-            )
+        started = msgspec.structs.replace(
+            self._started,
+            time=self._clock.now(),
+            pid=who.pid,
+            pid_start=who.pid_start,
+            parent=who.parent,
         )
+        return [_encode(event) for event in (started, *self._recorder.open_epochs())]
 
     def after_fork(self) -> None:
         """In a forked child: from now on a journal of its own, and nothing else."""

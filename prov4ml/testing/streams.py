@@ -188,9 +188,7 @@ def _scene(draw: st.DrawFn) -> list[ev.Event | str]:
         use = draw(st.sampled_from(("used", "generated")))
         kind = draw(st.sampled_from(("artifact", "checkpoint")))
         if draw(st.booleans()):
-            made.append(
-                ev.Artifact(now(), 0, kind, "a", context=path, use=use, activity=activity)
-            )
+            made.append(ev.Artifact(now(), 0, kind, "a", context=path, use=use, activity=activity))
         else:
             made.append(ev.Linked(now(), draw(st.integers(1, 3)), use, activity, path))
     for n in reversed(open_):

@@ -97,9 +97,7 @@ def test_an_exception_is_the_status_and_passes(book: Recording, activity: Make) 
     ],
     ids=repr,
 )
-def test_ways_to_leave(
-    book: Recording, activity: Make, error: BaseException, status: str
-) -> None:
+def test_ways_to_leave(book: Recording, activity: Make, error: BaseException, status: str) -> None:
     """An exit without a code is no failure."""
     with pytest.raises(type(error)), activity("a"):
         raise error
@@ -281,9 +279,7 @@ def test_what_another_call_logged_can_be_claimed(
     with activity("a") as a:
         save(book, raw)
         a.generated(raw)
-        thread = threading.Thread(
-            target=datasets.log_dataset, args=(book.to, [1, 2], "rows", None)
-        )
+        thread = threading.Thread(target=datasets.log_dataset, args=(book.to, [1, 2], "rows", None))
         thread.start()
         thread.join(60)
         a.generated("rows")
@@ -371,9 +367,7 @@ def test_the_memory_of_things_is_bounded(book: Recording, activity: Make) -> Non
 # ---------------------------------------------------------------------------- decorators
 
 
-def test_each_call_of_a_function_is_an_activity(
-    book: Recording, activity: Make, raw: Path
-) -> None:
+def test_each_call_of_a_function_is_an_activity(book: Recording, activity: Make, raw: Path) -> None:
     """With its own name or another, with parameters, its result and its signature kept."""
 
     @activity

@@ -1,4 +1,4 @@
-"""Metrics of which one value is wanted: what is registered, what a callable sees, what PROV says."""
+"""Metrics of which one value is wanted: what is registered, what a callable sees, what is said."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_an_epoch_says_where_it_begins_and_ends(book: Recording) -> None:
 
 
 def test_points_in_an_epoch_are_written_as_ever(book: Recording) -> None:
-    """The second point of a series takes 34 bytes inside an epoch and outside, and the short way."""
+    """A point with a step takes 34 bytes inside an epoch and outside, and names no epoch."""
     sizes = []
     for number in (None, 1, 2):
         scope = contexts.epoch(book.to, number, True) if number is not None else _Nothing()
@@ -105,11 +105,11 @@ def test_the_same_number_twice(book: Recording, file: Path) -> None:
 
 def test_an_exception_leaves_the_epoch_and_passes(book: Recording, file: Path) -> None:
     """What is logged afterwards belongs to no epoch."""
-    with pytest.raises(ZeroDivisionError), contexts.epoch(book.to, 4, True):
-        save(book, file)
-        1 / 0  # noqa: B018
+    with pytest.raises(UsageError, match="no file"), contexts.epoch(book.to, 4, True):
+        save(book, file.parent / "missing")
+    assert isinstance(book.events[-1], ev.EpochEnded)
     save(book, file)
-    assert epochs(book) == [4, None]
+    assert epochs(book) == [None]
 
 
 def test_threads_have_epochs_of_their_own_contexts(book: Recording, file: Path) -> None:

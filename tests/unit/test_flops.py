@@ -97,9 +97,7 @@ def test_everything_is_as_it_was(book: Recording, training: bool, grad: bool) ->
             out.backward(retain_graph=True)
         tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         before = {k: (t.detach().clone(), t._version, id(t)) for k, t in tensors.items()}
-        grads = {
-            k: None if p.grad is None else p.grad.clone() for k, p in model.named_parameters()
-        }
+        grads = {k: None if p.grad is None else p.grad.clone() for k, p in model.named_parameters()}
         hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
         generators = (torch.get_rng_state(), np.random.get_state(), random.getstate())
         assert batch(book, model, x) == 16 * LINEAR

@@ -49,7 +49,10 @@ def test_timers_may_be_nested_and_repeated(book: Recording) -> None:
     names = {s.series: s.name for s in book.of(ev.SeriesDefined)}
     points = [(names[p.series], p.value) for p in book.of(ev.Point)]
     assert [name for name, _ in points] == ["inner", "outer"] * 3
-    assert all(outer >= inner >= 0 for (_, inner), (_, outer) in zip(points[::2], points[1::2]))
+    assert all(
+        outer >= inner >= 0
+        for (_, inner), (_, outer) in zip(points[::2], points[1::2], strict=True)
+    )
 
 
 def test_a_block_that_raises_has_no_time(book: Recording) -> None:
