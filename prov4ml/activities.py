@@ -11,19 +11,24 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
-from prov4ml import artifacts, hot, params
+from prov4ml import artifacts, hot, params, paths
 from prov4ml import events as ev
 from prov4ml.errors import UsageError
 from prov4ml.known import Known
-from prov4ml.recorder import Inside, NoRecorder, Recorder, inside
+from prov4ml.recorder import Inside, Recorder, inside
+from prov4ml.references import Reference
 from prov4ml.talk import short
 
 __all__ = ["Activity", "Doing", "activity"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+Thing: TypeAlias = str | os.PathLike[str] | Reference
+"""What ``used`` and ``generated`` take."""
 
 Source = Callable[[], Recorder | None]
 """Where an activity is recorded, asked when it starts."""
@@ -43,44 +48,45 @@ class Doing(Inside):
         super().__init__(to, to.next_activity(), inside.get())
         self.name = name
         self.context = context
-        self.started = to.now()
+        self.started = to.moment()
         self._parent = parent
         to.append(ev.Activity(self.started, self.n, name, self.context, parent))
         for key, (datatype, text) in parameters.items():
-            params.keep_param(to, key, datatype, text, self.n)
+            params.keep_param(to, key, datatype, text, activity=self.n)
 
-    def used(self, *things: Any, copy: bool = True) -> None:
+    def used(self, *things: Thing, copy: bool = True) -> None:
         """What the activity used.
 
-        Each a path (a file or folder; its bytes are kept unless ``copy=False``), what an earlier
-        log call returned, or the name under which something was logged before.  A file that was
-        logged before and has not changed since is the same thing.
+        Each a path (a file, folder, pattern or URL, as in ``log_artifact``; ``copy=False`` only
+        refers to it), what an earlier log call of this process returned, or the name under which
+        it logged something.  A file or folder that was logged before and has not changed since is
+        the same thing.
         """
         for thing in things:
-            known = self._named(thing)
+            known = self._known(thing)
             if known is None:
-                with self.here():
-                    artifacts.log_artifact(
-                        self.to, thing, None, None, None, is_input=True, copy=copy
-                    )
+                self._log(thing, is_input=True, copy=copy)
             elif known.n:
                 self.to.link(known.n, "used", activity=self.n, at=self.context)
 
-    def generated(self, *things: Any, copy: bool = True) -> None:
+    def generated(self, *things: Thing, copy: bool = True) -> None:
         """What the activity made; the same kinds of things as in ``used``.
 
         Raises ``UsageError`` for what was logged before the activity began, and for what another
         activity has made.
         """
         for thing in things:
-            known = self._named(thing)
+            known = self._known(thing)
             if known is None:
-                with self.here():
-                    artifacts.log_artifact(
-                        self.to, thing, None, None, None, is_input=False, copy=copy
-                    )
+                self._log(thing, is_input=False, copy=copy)
             elif known.n and known.maker != self.n:
                 self._claim(known)
+
+    def _log(self, path: Any, *, is_input: bool, copy: bool) -> None:
+        with self.here():
+            artifacts.log_artifact(
+                self.to, path, None, None, None, is_input=is_input, copy=copy, derived_from=None
+            )
 
     def _claim(self, known: Known) -> None:
         if known.maker:
@@ -92,31 +98,50 @@ class Doing(Inside):
         self.to.link(known.n, "generated", activity=self.n, at=self.context)
         self.to.known.claim(known, self.n)
 
-    def _named(self, thing: Any) -> Known | None:
+    def _known(self, thing: Any) -> Known | None:
         """What was logged before; None for a path of something new, number 0 for nothing."""
         if not self.open:
             raise UsageError(f"the activity {self.name!r} has ended")
-        if isinstance(thing, (str, os.PathLike)):
-            if os.path.exists(thing):
-                return self.to.known.file(thing)
-            known = self.to.known.named(thing) if isinstance(thing, str) else None
-            if known is None and not isinstance(self.to, NoRecorder):
-                raise UsageError(
-                    f"there is no file {os.fspath(thing)!r}, and nothing was logged by that name"
-                )
-            return known or _NOTHING
-        n = getattr(thing, "n", None)
-        if not isinstance(n, int) or isinstance(n, bool):
+        if isinstance(thing, Reference):
+            return self._of(thing)
+        if not isinstance(thing, (str, os.PathLike)):
             raise TypeError(
-                "a thing that was used or generated must be a path, a name or what a log call "
-                f"returned, not {type(thing).__name__}"
+                "what was used or generated must be a path, a name or what a log call returned, "
+                f"not {type(thing).__name__}"
             )
-        known = self.to.known.numbered(n)
-        if known is None and not 0 < n <= self.to.known.highest:
-            if isinstance(self.to, NoRecorder):
-                return _NOTHING
-            raise UsageError(f"this run has logged nothing of the number {n}")
-        return known or Known(n, str(n), None, None, None, self.started, 0)
+        text = os.fsdecode(thing)
+        if _is_there(text):
+            return self._file(text)
+        named = self.to.references.named(text) if isinstance(thing, str) else None
+        if named is not None:
+            return self._of(named)
+        if paths.is_url(text) or paths.is_pattern(text) or text.startswith("file://"):
+            return None
+        if not self.to.keeps:
+            return _NOTHING
+        raise UsageError(
+            f"there is no file {short(paths.plain(text))!r}, and nothing was logged by that name"
+        )
+
+    def _file(self, text: str) -> Known | None:
+        path = Path(text)
+        if paths.is_folder(path):
+            files = ((file, status) for _, file, status in paths.Walk(path).files())
+            return self.to.known.folder(path, files)
+        return self.to.known.file(path, os.stat(path))
+
+    def _of(self, reference: Reference) -> Known:
+        if not self.to.keeps:
+            return _NOTHING
+        if not self.to.references.mine(reference):
+            raise UsageError(
+                f"{short(reference.name)!r} was logged by another process or run: give its path, "
+                "or name it as derived_from= of what was made of it"
+            )
+        known = self.to.known.numbered(reference.n)
+        if known is None:  # forgotten; then it is as old as what is remembered
+            known = Known(reference.n, reference.name, None, None, None, 0, 0, 0, None)
+        return known
 
     @contextmanager
     def here(self) -> Iterator[None]:
@@ -147,7 +172,15 @@ class Doing(Inside):
             self.to.append(event)
 
 
-_NOTHING = Known(0, "", None, None, None, 0, 0)
+_NOTHING = Known(0, "", None, None, None, 0, 0, 0, None)
+
+
+def _is_there(text: str) -> bool:
+    """Whether a path leads to something; false for what is no path."""
+    try:
+        return os.path.exists(text)
+    except ValueError:
+        return False
 
 
 def _is_good(error: BaseException) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, Final
 from prov4ml import events as ev
 from prov4ml import hot
 from prov4ml.errors import UsageError
-from prov4ml.recorder import NoRecorder, Recorder
+from prov4ml.recorder import Recorder
 from prov4ml.talk import log, short
 
 __all__ = ["FoldOperation", "register_final_metric"]
@@ -67,7 +67,7 @@ def register_final_metric(
     path = () if context is None else hot.context_path(context)
     n = to.next_final()
     to.append(ev.FinalMetric(to.now(), n, name, fold, initial, path, label))
-    if function is None or isinstance(to, NoRecorder):
+    if function is None or not to.keeps:
         return
     running = _Running(function, initial, hot.placed(path, to.parents))
     before = to.watchers.get(name)

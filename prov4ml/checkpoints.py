@@ -1,95 +1,123 @@
-"""Versions of models: saved on the caller's thread, because the weights are moving."""
+"""Versions of models: saved on the caller's thread, because the weights are moving.
+
+A model that cannot be saved is an error of the caller, at once; with ``on_error="warn"`` it is a
+warning, and the version stands in the record without its bytes.  A disk that takes no more is
+always a warning.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
-import pickle
-import sys
-from collections.abc import Callable, Mapping
+import shutil
 from pathlib import Path
 from typing import Any
 
-from prov4ml import handover, hot
+from prov4ml import artifacts, handover, hot, paths, saving
+from prov4ml.artifacts import Place
 from prov4ml.errors import UsageError
 from prov4ml.events import Scalar
-from prov4ml.handover import class_name
+from prov4ml.handover import Handed
 from prov4ml.recorder import Recorder
+from prov4ml.references import Derivable, Reference
+from prov4ml.talk import log
 
-__all__ = ["log_version", "save_model"]
+__all__ = ["log_version"]
 
 
 def log_version(
-    to: Recorder, kind: str, model: Any, model_name: str, context: str | None, step: int | None
-) -> None:
-    """``kind``: "checkpoint" or "model" (the final one); see ``Run.save_model_version``."""
-    name = hot.text("model_name", model_name)
-    at = hot.current_path(context)
-    step = None if step is None else hot.whole("step", step)
-    n = to.number()
-    saved = to.guarded(lambda: save_model(model, to.incoming, to.file(n)))
-    if saved is not None:
-        handed, facts = saved
-        place = os.fspath(model) if isinstance(model, (str, os.PathLike)) else None
-        to.occurrence(
-            n, kind, name, handed, location=place, at=at, step=step, use="generated", facts=facts
-        )
+    to: Recorder,
+    kind: str,
+    model: Any,
+    model_name: str,
+    context: str | None,
+    step: int | None,
+    *,
+    epoch: int | None = None,
+    format: str | None = None,
+    is_input: bool = False,
+    copy: bool = True,
+    derived_from: Derivable = None,
+    described: bool = True,
+    layered: bool = True,
+    kept: bool = True,
+) -> Reference:
+    """``kind``: "checkpoint" or "model" (the final one); see ``Run.save_model_version``.
 
-
-def save_model(model: Any, incoming: Path, name: str) -> tuple[handover.Handed, dict[str, Scalar]]:
-    """Write a model down and say what it is.
-
-    A path is copied; bytes are written; a torch module or state dict is saved with
-    ``torch.save`` (its state dict); anything else is pickled.  Raises ``UsageError`` for what
-    cannot be saved.
+    ``described``: say what it is; ``layered``: with the tree of its layers.  ``kept``: with its
+    weights; else only that it was there.
     """
-    if isinstance(model, (str, os.PathLike)):
-        path = Path(model)
-        if not path.is_file():
-            raise UsageError(f"model: there is no file {str(path)!r}")
-        return handover.hand_over_file(path, incoming, name), {
-            "format": path.suffix.lstrip(".") or "file"
-        }
-    if isinstance(model, (bytes, bytearray, memoryview)):
-        data = bytes(model)
-        handed = handover.hand_over_bytes(data, incoming, name, "application/octet-stream")
-        return handed, {"format": "bytes"}
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        state = None
-        if isinstance(model, torch.nn.Module):
-            state = model.state_dict()
-        elif isinstance(model, Mapping) and any(
-            isinstance(v, torch.Tensor) for v in model.values()
-        ):
-            state = model
-        if state is not None:
-            return _write(lambda file: torch.save(state, file), incoming, name), _torch_facts(model)
-    if model is None:
-        raise TypeError("model must be a model, a path or bytes, not None")
-    handed = _write(lambda file: pickle.dump(model, file), incoming, name)
-    return handed, {"format": "pickle", "class": class_name(model)}
-
-
-def _write(save: Callable[[Any], Any], incoming: Path, name: str) -> handover.Handed:
-    incoming.mkdir(parents=True, exist_ok=True)
-    target = incoming / name
+    name = hot.text("model_name", model_name)
+    use = "used" if is_input else "generated"
+    where = artifacts.place(
+        to, context, step, epoch, use=use, derived_from=derived_from, model=name
+    )
+    if isinstance(model, (str, os.PathLike)) and kept:
+        if format is not None:
+            raise UsageError("format: a file or folder is kept as it is; format is for objects")
+        ending = os.path.splitext(os.fsdecode(model))[1].lstrip(".")
+        facts: dict[str, Scalar] = {"format": paths.plain(ending) or "file"} if described else {}
+        return artifacts.log_path(
+            to, kind, name, model, where, copy=copy, argument="model", facts=facts
+        )
+    saver = saving.saver(model, format)
+    facts = saving.facts(model) if described else {}
+    if layered:
+        _tell_layers(to, name, model, where, facts)
+    n = to.number()
+    if not kept:
+        return to.occurrence(n, kind, name, Handed(), facts=facts, **where._asdict())
+    if described:
+        facts = {"format": saver.format, **facts}
+    folder: list[Path] = []
     try:
-        with open(target, "wb") as file:
-            save(file)
-    except OSError:
-        target.unlink(missing_ok=True)
-        raise
-    except Exception as error:
-        target.unlink(missing_ok=True)
-        raise UsageError(f"model: cannot be saved: {error}") from error
-    return handover.Handed(name, target.stat().st_size, None, "application/octet-stream")
+        handed = to.hand_over(name, n, lambda incoming, file: saver.write(incoming, file, folder))
+    except UsageError as error:
+        if not to.lenient:
+            raise
+        log.warning("%s is not saved: %s", name, error)
+        handed = Handed(lost=str(error))
+    made = to.occurrence(n, kind, name, handed, facts=facts, **where._asdict())
+    for each in folder:
+        _take_folder(to, name, each, where, n)
+    return made
 
 
-def _torch_facts(model: Any) -> dict[str, Scalar]:
-    facts: dict[str, Scalar] = {"format": "torch", "class": class_name(model)}
-    if hasattr(model, "parameters"):
-        weights = list(model.parameters())
-        facts["parameters"] = sum(int(w.numel()) for w in weights)
-        facts["trainable"] = sum(int(w.numel()) for w in weights if w.requires_grad)
-        facts["dtype"] = ", ".join(sorted({str(w.dtype).removeprefix("torch.") for w in weights}))
-    return facts
+def _tell_layers(
+    to: Recorder, name: str, model: Any, where: Place, facts: dict[str, Scalar]
+) -> None:
+    """The tree of the layers as a file of its own; once, unless it changes."""
+    tree = saving.layers(model)
+    if tree is None:
+        return
+    digest = hashlib.sha256(tree).hexdigest()
+    known = to.layers.get(name)
+    if known is None or known[0] != digest:
+        n = to.number()
+        handed = to.hand_over(
+            f"the layers of {name}",
+            n,
+            lambda incoming, file: handover.hand_over_bytes(
+                tree, incoming, file, "application/jsonl"
+            ),
+        )
+        inner = Place(where.at, where.step, where.epoch, where.use)
+        to.occurrence(n, "layers", f"layers of {name}", handed, **inner._asdict())
+        known = to.layers[name] = (digest, n)
+    facts["layers"] = known[1]
+
+
+def _take_folder(to: Recorder, name: str, folder: Path, where: Place, collection: int) -> None:
+    """The files in which a model saved itself, moved from where it put them."""
+    inner = where._replace(derived=(), tuned=0)
+    for below, path, found in paths.Walk(folder).files():
+        n = to.number()
+
+        def take(incoming: Path, file: str, path: Path = path, size: int = found.st_size) -> Handed:
+            os.replace(path, incoming / file)
+            return Handed(file, size, None, handover.media_type(path.name))
+
+        title = f"{name}/{paths.plain(below)}"
+        handed = to.hand_over(title, n, take)
+        to.occurrence(n, "artifact", title, handed, folder=collection, **inner._asdict())
+    shutil.rmtree(folder, ignore_errors=True)

@@ -39,7 +39,7 @@ def epoch(to: Recorder, number: int, activity: bool) -> Iterator[None]:
     if not isinstance(activity, bool):
         raise TypeError(f"activity must be True or False, not {type(activity).__name__}")
     path = hot.scope.get() or ()
-    event = ev.EpochStarted(to.now(), n, path, activity)
+    event = ev.EpochStarted(to.moment(), n, path, activity)
     to.append(event)
     to.epochs.append(event)
     token = inside.set(Inside(to, 0, inside.get())) if activity else None

@@ -12,19 +12,25 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, Never, TypeVar, overload
 
-from prov4ml import activities, config, hot, lifecycle, rundir
+from prov4ml import activities, config, hot, legacy, lifecycle, rundir
 from prov4ml.aggregates import FoldOperation
 from prov4ml.disabled import DisabledRun
 from prov4ml.errors import MissingExtra, UsageError
+from prov4ml.legacy import CompressorType, MetricsType
 from prov4ml.recorder import Recorder
+from prov4ml.references import Derivable, Reference
 from prov4ml.run import Context, Run
 from prov4ml.talk import say
 
 __all__ = [
+    "CompressorType",
     "Context",
+    "Contexts",
     "FoldOperation",
+    "MetricsType",
+    "Reference",
     "Run",
     "activity",
     "context",
@@ -33,18 +39,26 @@ __all__ = [
     "get_artifacts_dir",
     "get_run_dir",
     "log_artifact",
+    "log_artifacts",
+    "log_carbon_metrics",
     "log_context",
     "log_current_execution_time",
     "log_dataset",
+    "log_environment",
+    "log_execution_command",
     "log_execution_end_time",
     "log_execution_start_time",
     "log_flops_per_batch",
     "log_flops_per_epoch",
+    "log_input",
     "log_metric",
     "log_metrics",
     "log_model",
+    "log_output",
     "log_param",
     "log_params",
+    "log_source_code",
+    "log_system_metrics",
     "register_final_metric",
     "save_model_version",
     "set_tag",
@@ -53,8 +67,11 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+Contexts = Context
+"""Another name of ``Context``."""
 
 _run: Run | None = None
+_outer: list[Run] = []  # open runs that are not current while another one is, oldest first
 _ordinals: dict[str, int] = {}
 
 
@@ -76,23 +93,44 @@ def start_run(
     resume: str | os.PathLike[str] | None = None,
     sinks: list[str] | tuple[str, ...] | None = None,
     on_error: str | None = None,
+    *,
+    metrics_file_type: str | None = None,
+    csv_separator: str | None = None,
+    use_compressor: str | bool | None = None,
+    use_run_id: int | None = None,
+    unified_experiment: bool | None = None,
+    prov_save_path: str | os.PathLike[str] | None = None,
+    **unknown: Never,
 ) -> Run:
     """Open a run and make it the current one.  Returns at once; nobody is waited for.
 
     ``experiment_name``: runs of one name are numbered, ``<experiment>_<n>``.
     ``prov_user_namespace``: IRI that identifiers begin with.  ``provenance_save_dir``: folder of
-    the run directories ("prov").  ``rank``: overrides the launcher's.  ``sinks``: replaces the
-    list, items ``"+name"`` add to it.  ``on_error="warn"``: what the user could mend (unwritable
-    folder, unknown sink, bad configuration) gives a warning and a run that records nothing.
-    ``resume``: an earlier run (path, name or id) that this one continues as a new attempt; so
-    does the variable ``PROV4ML_RESUME``.  ``save_after_n_logs`` is accepted and has no effect;
-    nothing is kept in memory here.
+    the run directories ("prov"); ``prov_save_path`` is another name of it.
+    ``collect_all_processes=False``: metrics of rank 0 only.  ``rank``: overrides the launcher's.
+    ``sinks``: replaces the list, items ``"+name"`` add to it.  ``on_error="warn"``: what the user
+    could mend (unwritable folder, unknown sink, bad configuration) gives a warning and a run that
+    records nothing.  ``resume``: an earlier run (path, name or id) that this one continues as a
+    new attempt; so does the variable ``PROV4ML_RESUME``.
+
+    ``metrics_file_type``: "csv", "zarr", "netcdf" or "parquet", a sink that is added to the list;
+    with ``csv_separator`` and ``use_compressor`` as its options.  ``use_run_id``: the n of
+    ``<experiment>_<n>``; a run that is there is continued.  ``disable_codecarbon=True``: nobody
+    misses energy metrics.  ``save_after_n_logs`` and ``unified_experiment`` are accepted and have
+    no effect: nothing is kept in memory here, and all ranks of a run share its directory.
 
     Raises ``TypeError``, ``UsageError`` (also for a second run while one is open, and a bad
     configuration), ``OSError`` for a folder that cannot be written.
     """
     global _run
+    legacy.no_others(start_run, unknown)
+    experiment_name, prov_user_namespace = legacy.experiment(experiment_name, prov_user_namespace)
+    provenance_save_dir = legacy.one_of_two(
+        "start_run", provenance_save_dir=provenance_save_dir, prov_save_path=prov_save_path
+    )
     name = hot.text("experiment_name", experiment_name)
+    if save_after_n_logs is not None:
+        hot.whole("save_after_n_logs", save_after_n_logs)
     if rank is not None:
         rank = hot.whole("rank", rank)
         if rank < 0:
@@ -112,8 +150,14 @@ def start_run(
             {
                 "prov_user_namespace": prov_user_namespace,
                 "provenance_save_dir": provenance_save_dir,
+                "collect_all_processes": collect_all_processes,
+                "disable_codecarbon": disable_codecarbon,
                 "sinks": sinks,
                 "on_error": on_error,
+                "metrics_file_type": metrics_file_type,
+                "csv_separator": csv_separator,
+                "use_compressor": use_compressor,
+                "use_run_id": use_run_id,
             },
             rank,
             resume or os.environ.get("PROV4ML_RESUME") or None,
@@ -128,7 +172,44 @@ def start_run(
     return run
 
 
-def _open(name: str, arguments: Mapping[str, Any], rank: int | None, resume: str | None) -> Run:
+def start_beside(
+    experiment_name: str,
+    directory: str | os.PathLike[str] | None = None,
+    resume: str | None = None,
+    part_of: str = "",
+) -> Run:
+    """Open a run, whether or not one is open, and make it the current one (``compat``).
+
+    ``part_of``: IRI of the run that it is nested in.  ``release`` makes way for the others.
+    """
+    global _run
+    name = hot.text("experiment_name", experiment_name)
+    run = _open(name, {"provenance_save_dir": directory}, None, resume, part_of)
+    if _run is not None and _run.active:
+        _outer.append(_run)
+    _run = run
+    _follow(run._metrics)
+    return run
+
+
+def release(run: Run) -> None:
+    """A run has ended: of those that are open, the one that was started last is current."""
+    global _run
+    if run is not _run:
+        _outer[:] = [other for other in _outer if other is not run]
+        return
+    _outer[:] = [other for other in _outer if other.active]
+    _run = _outer.pop() if _outer else None
+    _follow(hot.nowhere(_none) if _run is None else _run._metrics)
+
+
+def _open(
+    name: str,
+    arguments: Mapping[str, Any],
+    rank: int | None,
+    resume: str | None,
+    part_of: str = "",
+) -> Run:
     if sys.platform != "linux":
         raise UsageError(f"prov4ml records on Linux; this is {sys.platform}")
     environment = os.environ
@@ -140,11 +221,13 @@ def _open(name: str, arguments: Mapping[str, Any], rank: int | None, resume: str
     base = Path(settings.directory).absolute()
     try:
         key = rundir.run_key(where, name, ordinal)
-        if resume is None:
-            claimed = rundir.claim(base, name, key, where)
-        else:
+        if resume is not None:
             claimed, where = rundir.continued(base, resume, key, where)
-        run = Run(name, settings, where, claimed, environment)
+        elif settings.use_run_id is not None:
+            claimed, where = rundir.numbered(base, name, settings.use_run_id, key, where)
+        else:
+            claimed = rundir.claim(base, name, key, where)
+        run = Run(name, settings, where, claimed, environment, part_of)
     except OSError as error:
         raise type(error)(
             error.errno, f"{error.strerror or error}: the run cannot be kept", str(base)
@@ -174,15 +257,20 @@ def end_run(
     create_svg: bool | None = None,
     create_ro_crate: bool | None = None,
     create_card: bool | None = None,
+    *,
+    crate_ro_crate: bool | None = None,
+    **unknown: Never,
 ) -> None:
     """End the current run; see ``Run.end_run``.  Raises ``UsageError`` when none is open."""
-    global _run
+    legacy.no_others(end_run, unknown)
+    create_ro_crate = legacy.one_of_two(
+        "end_run", create_ro_crate=create_ro_crate, crate_ro_crate=crate_ro_crate
+    )
     run = _current()
     try:
         run.end_run(create_graph, create_svg, create_ro_crate, create_card)
     finally:
-        _run = None
-        _follow(hot.nowhere(_none))
+        release(run)
 
 
 def log_metrics(
@@ -196,14 +284,42 @@ def log_metrics(
     _current().log_metrics(metrics, context, step, source, timestamp)
 
 
-def log_param(key: str, value: Any) -> None:
+def log_system_metrics(
+    context: str | None = None,
+    step: int | None = None,
+    synchronous: bool = True,
+    timestamp: Any = None,
+) -> None:
+    """Marks a moment at which the machine is to be measured; see ``Run.log_system_metrics``."""
+    _current().log_system_metrics(context, step, synchronous, timestamp)
+
+
+def log_carbon_metrics(
+    context: str | None = None,
+    step: int | None = None,
+    synchronous: bool = True,
+    timestamp: Any = None,
+) -> None:
+    """Marks a moment at which energy is to be measured; see ``Run.log_carbon_metrics``."""
+    _current().log_carbon_metrics(context, step, synchronous, timestamp)
+
+
+def log_param(
+    key: str,
+    value: Any,
+    context: str | None = None,
+    source: str | None = None,
+    is_input: bool = False,
+) -> None:
     """A parameter; see ``Run.log_param``."""
-    _current().log_param(key, value)
+    _current().log_param(key, value, context, source, is_input)
 
 
-def log_params(params: Mapping[str, Any]) -> None:
+def log_params(
+    params: Mapping[str, Any], context: str | None = None, source: str | None = None
+) -> None:
     """``log_param`` for each item."""
-    _current().log_params(params)
+    _current().log_params(params, context, source)
 
 
 def set_tag(key: str, value: Any) -> None:
@@ -298,35 +414,189 @@ def log_flops_per_epoch(
 
 
 def log_artifact(
-    artifact_name: str | os.PathLike[str],
-    artifact_path: str | os.PathLike[str] | None = None,
+    artifact_name: Any,
+    artifact_path: Any = None,
+    context: str | None = None,
+    step: int | None = None,
+    *,
+    is_input: bool = False,
+    is_model: bool = False,
+    copy: bool = True,
+    derived_from: Derivable = None,
+    text: str | None = None,
+    epoch: int | None = None,
+    log_copy_in_prov_directory: bool | None = None,
+    timestamp: Any = None,
+) -> Reference:
+    """A file or another thing that was made or used; see ``Run.log_artifact``."""
+    return _current().log_artifact(
+        artifact_name,
+        artifact_path,
+        context,
+        step,
+        is_input=is_input,
+        is_model=is_model,
+        copy=copy,
+        derived_from=derived_from,
+        text=text,
+        epoch=epoch,
+        log_copy_in_prov_directory=log_copy_in_prov_directory,
+        timestamp=timestamp,
+    )
+
+
+def log_artifacts(
+    artifacts_dir: str | os.PathLike[str],
+    artifact_name: str | None = None,
     context: str | None = None,
     step: int | None = None,
     *,
     is_input: bool = False,
     copy: bool = True,
-) -> None:
-    """A file that was made or used; see ``Run.log_artifact``."""
-    _current().log_artifact(
-        artifact_name, artifact_path, context, step, is_input=is_input, copy=copy
+    derived_from: Derivable = None,
+) -> Reference:
+    """A folder with all its files; see ``Run.log_artifacts``."""
+    return _current().log_artifacts(
+        artifacts_dir,
+        artifact_name,
+        context,
+        step,
+        is_input=is_input,
+        copy=copy,
+        derived_from=derived_from,
     )
 
 
-def log_dataset(dataset: Any, label: str, context: str | None = None) -> None:
+def log_input(
+    inp: Any,
+    name: str | None = None,
+    context: str | None = None,
+    step: int | None = None,
+    *,
+    copy: bool = True,
+    derived_from: Derivable = None,
+) -> Reference:
+    """Whatever the run used; see ``Run.log_input``."""
+    return _current().log_input(inp, name, context, step, copy=copy, derived_from=derived_from)
+
+
+def log_output(
+    out: Any,
+    name: str | None = None,
+    context: str | None = None,
+    step: int | None = None,
+    *,
+    copy: bool = True,
+    derived_from: Derivable = None,
+) -> Reference:
+    """Whatever the run made; see ``Run.log_output``."""
+    return _current().log_output(out, name, context, step, copy=copy, derived_from=derived_from)
+
+
+def log_dataset(
+    dataset: Any,
+    label: Any = None,
+    context: str | bool | None = None,
+    *,
+    copy: bool = True,
+    hash: bool = False,
+    croissant: str | os.PathLike[str] | None = None,
+    derived_from: Derivable = None,
+    dataset_label: str | None = None,
+    log_dataset_info: bool = True,
+) -> Reference:
     """A dataset, or the part of one that a context uses; see ``Run.log_dataset``."""
-    _current().log_dataset(dataset, label, context)
+    return _current().log_dataset(
+        dataset,
+        label,
+        context,
+        copy=copy,
+        hash=hash,
+        croissant=croissant,
+        derived_from=derived_from,
+        dataset_label=dataset_label,
+        log_dataset_info=log_dataset_info,
+    )
 
 
-def log_model(model: Any, model_name: str, context: str | None = None) -> None:
+def log_model(
+    model: Any,
+    model_name: Any = "default",
+    context: str | bool | None = None,
+    *,
+    step: int | None = None,
+    epoch: int | None = None,
+    format: str | None = None,
+    is_input: bool = False,
+    copy: bool = True,
+    derived_from: Derivable = None,
+    log_model_info: bool = True,
+    log_model_layers: bool = True,
+    log_as_artifact: bool = True,
+) -> Reference:
     """The final model; see ``Run.log_model``."""
-    _current().log_model(model, model_name, context)
+    return _current().log_model(
+        model,
+        model_name,
+        context,
+        step=step,
+        epoch=epoch,
+        format=format,
+        is_input=is_input,
+        copy=copy,
+        derived_from=derived_from,
+        log_model_info=log_model_info,
+        log_model_layers=log_model_layers,
+        log_as_artifact=log_as_artifact,
+    )
 
 
 def save_model_version(
-    model: Any, model_name: str, context: str | None = None, step: int | None = None
-) -> None:
+    model: Any,
+    model_name: Any,
+    context: str | None = None,
+    step: int | None = None,
+    *,
+    epoch: int | None = None,
+    format: str | None = None,
+    is_input: bool = False,
+    copy: bool = True,
+    derived_from: Derivable = None,
+    incremental: bool = True,
+    timestamp: Any = None,
+) -> Reference:
     """A checkpoint; see ``Run.save_model_version``."""
-    _current().save_model_version(model, model_name, context, step)
+    return _current().save_model_version(
+        model,
+        model_name,
+        context,
+        step,
+        epoch=epoch,
+        format=format,
+        is_input=is_input,
+        copy=copy,
+        derived_from=derived_from,
+        incremental=incremental,
+        timestamp=timestamp,
+    )
+
+
+def log_source_code(path: str | os.PathLike[str] | None = None) -> Reference | None:
+    """The code that runs; see ``Run.log_source_code``."""
+    return _current().log_source_code(path)
+
+
+def log_execution_command(
+    cmd: str | list[str] | tuple[str, ...] | None = None,
+    path: str | os.PathLike[str] | None = None,
+) -> None:
+    """The command that the run is repeated with; see ``Run.log_execution_command``."""
+    _current().log_execution_command(cmd, path)
+
+
+def log_environment() -> None:
+    """What the run runs in, as it is now; see ``Run.log_environment``."""
+    _current().log_environment()
 
 
 def get_run_dir() -> Path:

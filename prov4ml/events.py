@@ -95,6 +95,7 @@ class Started(_Base, frozen=True, tag=1):
     python: str
     settings: dict[str, Any]  # everything of the settings that shapes documents
     parent: bytes = b""  # a forked child's parent producer
+    part_of: str = ""  # IRI of the run that this one is nested in
 
 
 class SeriesDefined(_Base, frozen=True, tag=2):
@@ -128,7 +129,7 @@ class Param(_Base, frozen=True, tag=4):
     ``datatype``: "str", "int", "float", "bool", "none", "json" (canonical JSON of a list or
     dict) or "text" (the ``str()`` of any other object).  A value of more than 1,000
     characters is a side file: ``artifact`` is its occurrence number and ``value`` its
-    sha256 in hex.
+    sha256 in hex.  The run used it; so did ``context``, where there is one.
     """
 
     time: int
@@ -136,6 +137,8 @@ class Param(_Base, frozen=True, tag=4):
     datatype: str
     value: str
     artifact: int | None = None
+    context: tuple[str, ...] = ()
+    source: str | None = None  # where it came from, as the user says
     activity: int = 0  # the number of the activity that it is a parameter of; 0: of the run
 
 
@@ -165,7 +168,8 @@ class Artifact(_Base, frozen=True, tag=8):
     """One occurrence of something with content: file, dataset, checkpoint, model, environment.
 
     ``kind``: "artifact", "dataset", "checkpoint", "model" (the final one), "environment",
-    "parameter" (side file of a long value).  ``use``: "used", "generated" or "" (neither).
+    "parameter" (side file of a long value), "layers" (of a model), "source" (files of code),
+    "diff" (what a working tree has changed).  ``use``: "used", "generated" or "" (neither).
     ``incoming`` names the copy below ``artifacts/.incoming/``; None when there is no copy.
     Attributes have plain names: samples, parameters, packages, python, ...
     """
@@ -186,6 +190,12 @@ class Artifact(_Base, frozen=True, tag=8):
     attributes: dict[str, Scalar] = {}
     derived: tuple[int | str, ...] = ()  # from: numbers on the same producer, IRIs of other runs'
     activity: int = 0  # the number of the activity that used or made it; 0: the context did
+    tuned: int = (
+        0  # so many of ``derived``, the first ones, are models that this one was tuned from
+    )
+    folder: int = (
+        0  # the number of the occurrence (a folder, files by a pattern) that it is part of
+    )
 
 
 class Split(_Base, frozen=True, tag=9):
@@ -196,6 +206,9 @@ class Split(_Base, frozen=True, tag=9):
     context: tuple[str, ...] = ()
     dataset: int | None = None  # occurrence number of the dataset on the same producer
     attributes: dict[str, Scalar] = {}  # samples, batch_size, batches, shuffle, seed, ...
+    parent: str = (
+        ""  # the name of the split, logged before on the same producer, that it is part of
+    )
     activity: int = 0  # the number of the activity that used it; 0: the context did
 
 

@@ -111,7 +111,7 @@ class Feed:
         target: sink.Target,
         options: Mapping[str, Any],
         log: EventLog,
-        emit: Callable[[ev.CollectorEvent], None],
+        emit: Callable[[ev.CollectorEvent], object],
     ) -> None:
         self.name = name
         self.done = threading.Event()

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from prov4ml import hot
 from prov4ml.errors import UsageError
-from prov4ml.recorder import NoRecorder, Recorder
+from prov4ml.recorder import Recorder
 
 __all__ = ["log_flops_per_batch", "log_flops_per_epoch"]
 
@@ -32,7 +32,7 @@ def log_flops_per_batch(
 ) -> None:
     """See ``Run.log_flops_per_batch``."""
     torch, inner = _checked(label, model, context, step)
-    if isinstance(to, NoRecorder):
+    if not to.keeps:
         return
     with _as_it_was(torch, inner):
         flops = _forward(torch, inner, "batch", batch)
@@ -45,7 +45,7 @@ def log_flops_per_epoch(
     """See ``Run.log_flops_per_epoch``."""
     torch, inner = _checked(label, model, context, step)
     total = _samples(dataset)
-    if isinstance(to, NoRecorder):
+    if not to.keeps:
         return
     with _as_it_was(torch, inner):
         try:

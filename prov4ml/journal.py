@@ -446,16 +446,20 @@ class Journal:
                 return
             self.sealed.pop(0).remove()
 
-    def end(self, last: bytes = b"") -> None:
+    def end(self, last: bytes = b"", lost: int = 0, why: str = "") -> None:
         """Take ``last`` and nothing more: later calls, of any thread, raise ``UsageError``.
 
-        Before it stands the count of what was dropped, when nothing has told it yet.
+        Before it stands the count of what was dropped, when nothing has told it yet; ``lost``
+        metric points that were never written, for the reason ``why``, are part of it.
         """
         if self._hold():
             try:
                 while self.deferred:
                     self._write(self.deferred[0].record)
                     self.deferred.popleft().written = True
+                for _ in range(lost):
+                    self.why = self.why if self.dropped else why
+                    self._drop(True)
                 if last and not self.closed:
                     if self.dropped and self.room(len(last) + _LAST // 2, False, 0):
                         mark = self.mark()

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from prov4ml import events as ev
 from prov4ml.model_times import View
 from prov4ml.provdm import Element, Name, Relation, Statement, Value, segment
-from prov4ml.state import Key, Path, Producer, Series
+from prov4ml.state import Key, Path, Producer, RunState, Series
 
 __all__ = [
     "MANY",
@@ -30,6 +30,7 @@ __all__ = [
     "metrics",
     "statistics",
     "store_of",
+    "stored",
     "summed",
 ]
 
@@ -42,15 +43,21 @@ _SERIES: Final = ("prov:type", Name("p4:MetricSeries"))
 _STORE: Final = ("prov:type", Name("p4:MetricStore"))
 _FILE: Final = ("prov:type", Name("p4:MetricFile"))
 _OUTPUT: Final = ("prov:type", Name("p4:Output"))
-_PART: Final = re.compile(r"metrics/part-(\d+)-(\d+)\.parquet")
+_SINKS: Final = ("parquet", "csv", "zarr", "netcdf")  # each holds all points, in its own format
+_PART: Final = re.compile(r"metrics/part-(\d+)-(\d+)\.[a-z.]+")
 
 
 def store_of(view: View) -> Name | None:
     """The store that holds the points of all series, those left behind by a resume too."""
-    state = view.state
-    wanted = not state.opened or any("parquet" in o.sinks for o in state.opened.values())
-    stored = any(p.points for p in view.clients) and bool(_parts(view) or wanted)
-    return Name(view.names.metrics) if stored else None
+    there = any(p.points for p in view.clients) and stored(view.state)
+    return Name(view.names.metrics) if there else None
+
+
+def stored(state: RunState) -> bool:
+    """Whether a sink of points is on the list of the run, or has written a file."""
+    opened = state.opened.values()
+    wanted = not opened or any(name in o.sinks for o in opened for name in _SINKS)
+    return wanted or any(o.sink in _SINKS for o in state.outputs.values())
 
 
 def metrics(view: View, kept: Kept) -> Iterator[Statement]:
@@ -65,13 +72,14 @@ def metrics(view: View, kept: Kept) -> Iterator[Statement]:
     if store is not None:
         facts: list[Pair] = [_STORE, ("prov:label", "metrics"), ("prov:location", "metrics/")]
         if parts:
-            facts.append(("p4:rows", sum(part.rows for part in parts)))
+            rows = [sum(part.rows for part in parts if part.sink == sink) for sink in _SINKS]
+            facts.append(("p4:rows", max(rows)))  # each holds them all, unless it failed
         yield Element("entity", names.metrics, tuple(facts))
         yield _written(view, names.metrics, view.times.run.end)
     for part in parts:
         yield from _file(view, part, store)
     for output in sorted(state.outputs.values(), key=lambda o: o.path):
-        if output.sink != "parquet":
+        if output.sink not in _SINKS:
             yield from _file(view, output, None)
     needed = None  # all
     if len(view.times.attempts) == 1:
@@ -85,16 +93,18 @@ def metrics(view: View, kept: Kept) -> Iterator[Statement]:
 
 def _parts(view: View) -> list[ev.OutputSealed]:
     """Files of points, without those that a merged one replaced."""
-    found = sorted((o for o in view.state.outputs.values() if o.sink == "parquet"), key=_order)
     kept: list[ev.OutputSealed] = []
-    end = -1
-    for output in found:
-        span = _PART.fullmatch(output.path)
-        if span is not None:
-            if int(span[2]) <= end:
-                continue
-            end = int(span[2])
-        kept.append(output)
+    for sink in _SINKS:
+        end = -1
+        for output in sorted(
+            (o for o in view.state.outputs.values() if o.sink == sink), key=_order
+        ):
+            span = _PART.fullmatch(output.path)
+            if span is not None:
+                if int(span[2]) <= end:
+                    continue
+                end = int(span[2])
+            kept.append(output)
     return kept
 
 
@@ -105,7 +115,7 @@ def _order(output: ev.OutputSealed) -> tuple[int, int, str]:
 
 
 def _file(view: View, output: ev.OutputSealed, store: Name | None) -> Iterator[Statement]:
-    points = output.sink == "parquet"
+    points = output.sink in _SINKS
     inside = points and output.path.startswith("metrics/")
     path = output.path.removesuffix(".parquet") if inside else f"output/{output.path}"
     id = view.names.output(path)
@@ -119,7 +129,7 @@ def _file(view: View, output: ev.OutputSealed, store: Name | None) -> Iterator[S
     ]
     if store is not None:
         facts.append(("dcterms:isPartOf", store))
-    if not points:
+    if output.sink != "parquet":
         facts.append(("p4:sink", output.sink))
     yield Element("entity", id, tuple(facts))
     yield _written(view, id, output.time)

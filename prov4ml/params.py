@@ -16,9 +16,17 @@ __all__ = ["keep_param", "lexical", "log_param"]
 _LONG: Final = 1000  # characters of a parameter's value that stand in the event itself
 
 
-def log_param(to: Recorder, key: str, value: Any) -> None:
+def log_param(
+    to: Recorder,
+    key: str,
+    value: Any,
+    context: str | None = None,
+    source: str | None = None,
+) -> None:
     """See ``Run.log_param``."""
     name = hot.text("key", key)
+    at = hot.current_path(context)
+    source = None if source is None else hot.text("source", source)
     datatype, text = lexical(value)
     known = to.params.setdefault(name, f"{datatype}:{text}")
     if known != f"{datatype}:{text}":
@@ -29,13 +37,21 @@ def log_param(to: Recorder, key: str, value: Any) -> None:
             short(text),
         )
         to.params[name] = f"{datatype}:{text}"
-    keep_param(to, name, datatype, text)
+    keep_param(to, name, datatype, text, at, source)
 
 
-def keep_param(to: Recorder, name: str, datatype: str, text: str, activity: int = 0) -> None:
-    """Write down what ``lexical`` gave, of the run or of an activity."""
+def keep_param(
+    to: Recorder,
+    name: str,
+    datatype: str,
+    text: str,
+    at: tuple[str, ...] = (),
+    source: str | None = None,
+    activity: int = 0,
+) -> None:
+    """Write down what ``lexical`` gave: of the run and a context, or of an activity."""
     if len(text) <= _LONG:
-        to.append(ev.Param(to.now(), name, datatype, text, None, activity))
+        to.append(ev.Param(to.now(), name, datatype, text, None, at, source, activity))
         return
     import hashlib
 
@@ -47,7 +63,7 @@ def keep_param(to: Recorder, name: str, datatype: str, text: str, activity: int 
     if handed is not None:
         to.occurrence(n, "parameter", name, handed)
     digest = hashlib.sha256(data).hexdigest()
-    to.append(ev.Param(to.now(), name, datatype, digest, n, activity))
+    to.append(ev.Param(to.now(), name, datatype, digest, n, at, source, activity))
 
 
 def lexical(value: Any) -> tuple[str, str]:

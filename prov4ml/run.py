@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, Never, TypeVar, overload
 
 import msgspec
 
@@ -27,7 +27,10 @@ from prov4ml import (
     contexts,
     datasets,
     flops,
+    hardware,
     hot,
+    inputs,
+    legacy,
     origin,
     params,
     process,
@@ -41,7 +44,9 @@ from prov4ml import segment as seg
 from prov4ml.errors import UsageError
 from prov4ml.journal import Journal
 from prov4ml.leaving import leave
+from prov4ml.readback import Readback
 from prov4ml.recorder import Recorder
+from prov4ml.references import Derivable, Reference
 from prov4ml.sender import Sender
 from prov4ml.talk import log, short
 from prov4ml.version import VERSION
@@ -59,6 +64,9 @@ class Context(str, Enum):
     TRAINING = "training"
     VALIDATION = "validation"
     TESTING = "testing"
+    EVALUATION = "evaluation"
+    DATASETS = "datasets"
+    MODELS = "models"
 
     def __str__(self) -> str:
         return self.value
@@ -74,7 +82,9 @@ class Run:
         where: rundir.Launch,
         claimed: rundir.Claim,
         environment: Mapping[str, str],
+        part_of: str = "",
     ) -> None:
+        """``part_of``: IRI of the run that this one is nested in."""
         self.experiment = experiment
         self.settings = settings
         self.id = claimed.run
@@ -93,11 +103,25 @@ class Run:
             environment.get("PROV4ML_SPOOL_MODE", ""),
         )
         incoming = claimed.directory / "artifacts" / ".incoming"
-        self._recorder = Recorder(self._journal, self._clock, incoming)
-        self._started = self._introduction(claimed.key)
+        lenient = settings.on_error == "warn"
+        self._recorder = Recorder(
+            self._journal, self._clock, incoming, settings.namespace, lenient=lenient
+        )
+        self._wanted = origin.Wanted(settings.code, settings.environment, settings.user is True)
+        self._started = self._introduction(claimed.key, part_of)
         self._journal.append(_encode(self._started))
         self._journal.prologue = self._child_introduction
-        self._metrics = self._recorder.metrics
+        self._readback = Readback(self._journal, hot.number)
+        self._metrics = hot.nowhere(hot.checked)  # of other ranks, when only rank 0 is to log them
+        if settings.collect_all_processes or where.rank == 0:
+            self._metrics = hot.bind(
+                self._journal,
+                self._clock,
+                self._readback,
+                self._recorder.parents,
+                self._recorder.watchers,
+            )
+        self._recorder.metrics = self._metrics
         self.log_metric, _ = hot.follower(self._metrics)
         self._service = service.find(environment) if settings.address == "auto" else None
         self._sender = Sender(
@@ -105,7 +129,7 @@ class Run:
             settings.address,
             str(self.directory),
             self._service,
-            lambda: origin.record(self._recorder),
+            origin.record(self._recorder, self._wanted),
         )
         self._sender.start()
 
@@ -134,19 +158,51 @@ class Run:
         for key, value in metrics.items():
             self.log_metric(key, value, context, step, source, timestamp)
 
-    def log_param(self, key: str, value: Any) -> None:
+    def log_param(
+        self,
+        key: str,
+        value: Any,
+        context: str | None = None,
+        source: str | None = None,
+        is_input: bool = False,
+    ) -> None:
         """A parameter: any value; numbers exactly, lists and dicts as JSON, objects as text.
 
         Another value for the same key is kept as a revision of the first, with a warning.
+        ``context``: it is used there too, not by the run alone.  ``source``: where it came from.
+        ``is_input`` has no effect: every parameter is an input.
         """
-        params.log_param(self._recorder, key, value)
+        params.log_param(self._recorder, key, value, context, source)
 
-    def log_params(self, params: Mapping[str, Any]) -> None:
+    def log_params(
+        self, params: Mapping[str, Any], context: str | None = None, source: str | None = None
+    ) -> None:
         """``log_param`` for each item."""
         if not isinstance(params, Mapping):
             raise TypeError(f"params must be a mapping, not {type(params).__name__}")
         for key, value in params.items():
-            self.log_param(key, value)
+            self.log_param(key, value, context, source)
+
+    def log_system_metrics(
+        self,
+        context: str | None = None,
+        step: int | None = None,
+        synchronous: bool = True,
+        timestamp: Any = None,
+    ) -> None:
+        """Marks a moment at which the machine is to be measured.  Not recorded yet."""
+        hardware.mark(self._recorder, "log_system_metrics", context, step, timestamp)
+
+    def log_carbon_metrics(
+        self,
+        context: str | None = None,
+        step: int | None = None,
+        synchronous: bool = True,
+        timestamp: Any = None,
+    ) -> None:
+        """Marks a moment at which energy is to be measured.  Not recorded yet."""
+        call = "" if self.settings.disable_codecarbon else "log_carbon_metrics"
+        hardware.mark(self._recorder, call, context, step, timestamp)
 
     def set_tag(self, key: str, value: Any) -> None:
         """A tag of the run; the last value of a key counts."""
@@ -267,54 +323,262 @@ class Run:
 
     def log_artifact(
         self,
-        artifact_name: str | os.PathLike[str],
-        artifact_path: str | os.PathLike[str] | None = None,
+        artifact_name: Any,
+        artifact_path: Any = None,
+        context: str | None = None,
+        step: int | None = None,
+        *,
+        is_input: bool = False,
+        is_model: bool = False,
+        copy: bool = True,
+        derived_from: Derivable = None,
+        text: str | None = None,
+        epoch: int | None = None,
+        log_copy_in_prov_directory: bool | None = None,
+        timestamp: Any = None,
+    ) -> Reference:
+        """A file or another thing that the run made (or, with ``is_input``, used).
+
+        ``artifact_path``: a file, a folder, a pattern (``plots/*.png``), a URL (a reference, never
+        fetched), bytes, a dict or list (JSON), a figure, an image, an array, an open file;
+        ``text=`` a text.  With one argument it is the path.  The bytes are safe when the call
+        returns; ``copy=False`` only refers to a file, and a change of it is noticed.  A folder is
+        an occurrence, and each file in it one of its own.  ``derived_from``: what it was made of;
+        see ``references``.  ``is_model``: a version of the model ``artifact_name``; the final one,
+        when there is no step.  Raises ``TypeError``, and ``UsageError`` for what is not there or
+        cannot be read.
+        """
+        name, path, context, step = legacy.artifact(artifact_name, artifact_path, context, step)
+        if log_copy_in_prov_directory is not None:
+            copy = log_copy_in_prov_directory
+        if timestamp is not None:
+            hot.nanoseconds(timestamp)
+        if is_model:
+            path, name = (name, os.path.basename(os.fspath(name))) if path is None else (path, name)
+            return checkpoints.log_version(
+                self._recorder,
+                "model" if step is None else "checkpoint",
+                path,
+                name,
+                context,
+                step,
+                epoch=epoch,
+                is_input=is_input,
+                copy=copy,
+                derived_from=derived_from,
+            )
+        return artifacts.log_artifact(
+            self._recorder,
+            name,
+            path,
+            context,
+            step,
+            is_input=is_input,
+            copy=copy,
+            derived_from=derived_from,
+            text=text,
+            epoch=epoch,
+        )
+
+    def log_artifacts(
+        self,
+        artifacts_dir: str | os.PathLike[str],
+        artifact_name: str | None = None,
         context: str | None = None,
         step: int | None = None,
         *,
         is_input: bool = False,
         copy: bool = True,
-    ) -> None:
-        """A file the run made (or, with ``is_input``, used).  With one argument it is the path.
-
-        Its bytes are safe when the call returns; ``copy=False`` only refers to it.  A folder
-        stands for the files in it.  Raises ``UsageError`` for a path that is not there.
-        """
-        artifacts.log_artifact(
+        derived_from: Derivable = None,
+    ) -> Reference:
+        """A folder with all its files; the same as ``log_artifact``, but it must be a folder."""
+        return artifacts.log_artifacts(
             self._recorder,
+            artifacts_dir,
             artifact_name,
-            artifact_path,
             context,
             step,
             is_input=is_input,
             copy=copy,
+            derived_from=derived_from,
         )
 
-    def log_dataset(self, dataset: Any, label: str, context: str | None = None) -> None:
-        """A dataset, or the part of one that a context uses.
+    def log_input(
+        self,
+        inp: Any,
+        name: str | None = None,
+        context: str | None = None,
+        step: int | None = None,
+        *,
+        copy: bool = True,
+        derived_from: Derivable = None,
+    ) -> Reference:
+        """Whatever the run used: what ``log_artifact`` or ``log_dataset`` takes."""
+        return inputs.log_input(
+            self._recorder, inp, name, context, step, copy=copy, derived_from=derived_from
+        )
 
-        A path is a file to keep; a data loader or subset is a split of the dataset behind it
-        (logged before under its own name, or named after the split); anything else is
-        described by its length and shape.
+    def log_output(
+        self,
+        out: Any,
+        name: str | None = None,
+        context: str | None = None,
+        step: int | None = None,
+        *,
+        copy: bool = True,
+        derived_from: Derivable = None,
+    ) -> Reference:
+        """Whatever the run made: what ``log_artifact`` or ``log_model`` takes."""
+        return inputs.log_output(
+            self._recorder, out, name, context, step, copy=copy, derived_from=derived_from
+        )
+
+    def log_dataset(
+        self,
+        dataset: Any,
+        label: Any = None,
+        context: str | bool | None = None,
+        *,
+        copy: bool = True,
+        hash: bool = False,
+        croissant: str | os.PathLike[str] | None = None,
+        derived_from: Derivable = None,
+        dataset_label: str | None = None,
+        log_dataset_info: bool = True,
+    ) -> Reference:
+        """A dataset, or the part of one that a context uses; gives the handle of the dataset.
+
+        A path is a file to keep (``copy=False``: to refer to), a folder or pattern is referred
+        to; a Croissant file tells of itself.  A data loader or subset is a split of the dataset
+        behind it (logged before under its own name, or named after the split); anything else is
+        described by its counts, shape and schema, without reading it.  ``hash=True`` hashes the
+        values of an array or table, or the indices of a subset, before the call returns.
+        ``croissant``: file or URL of a description.  (label, dataset) works too;
+        ``log_dataset_info=False``: nothing is said of it.
         """
-        datasets.log_dataset(self._recorder, dataset, label, context)
+        label = legacy.one_of_two("log_dataset", label=label, dataset_label=dataset_label)
+        dataset, label = legacy.named(dataset, label)
+        context, log_dataset_info = legacy.third(context, log_dataset_info)
+        return datasets.log_dataset(
+            self._recorder,
+            dataset,
+            label,
+            context,
+            copy=copy,
+            hash=hash,
+            about=croissant,
+            derived_from=derived_from,
+            described=log_dataset_info,
+        )
 
     def save_model_version(
         self,
         model: Any,
-        model_name: str,
+        model_name: Any,
         context: str | None = None,
         step: int | None = None,
-    ) -> None:
-        """A checkpoint: the next version of the model ``model_name``.
+        *,
+        epoch: int | None = None,
+        format: str | None = None,
+        is_input: bool = False,
+        copy: bool = True,
+        derived_from: Derivable = None,
+        incremental: bool = True,
+        timestamp: Any = None,
+    ) -> Reference:
+        """A checkpoint: the next version of ``model_name``; (model_name, model) works too.
 
-        ``model``: torch module or state dict, path, bytes, or anything that can be pickled.
+        ``model``: torch module or state dict, scikit-learn estimator, what has a ``save`` of its
+        own, a path, bytes, or anything that can be pickled.  ``format``: "torch", "safetensors",
+        "pickle" or "native" (the model's own ``save``).  ``derived_from``: the version that it
+        goes on from, instead of the last one; or the base model that it was tuned from, or data.
+        ``is_input``: a model that the run used.  ``incremental`` has no effect: every version is
+        kept.  Raises ``UsageError`` for what cannot be saved; with ``start_run(on_error="warn")``
+        that is a warning, and the record says so.
         """
-        checkpoints.log_version(self._recorder, "checkpoint", model, model_name, context, step)
+        model, model_name = legacy.named(model, model_name)
+        if timestamp is not None:
+            hot.nanoseconds(timestamp)
+        return checkpoints.log_version(
+            self._recorder,
+            "checkpoint",
+            model,
+            model_name,
+            context,
+            step,
+            epoch=epoch,
+            format=format,
+            is_input=is_input,
+            copy=copy,
+            derived_from=derived_from,
+        )
 
-    def log_model(self, model: Any, model_name: str, context: str | None = None) -> None:
-        """The final model, the same kinds as in ``save_model_version``."""
-        checkpoints.log_version(self._recorder, "model", model, model_name, context, None)
+    def log_model(
+        self,
+        model: Any,
+        model_name: Any = "default",
+        context: str | bool | None = None,
+        *,
+        step: int | None = None,
+        epoch: int | None = None,
+        format: str | None = None,
+        is_input: bool = False,
+        copy: bool = True,
+        derived_from: Derivable = None,
+        log_model_info: bool = True,
+        log_model_layers: bool = True,
+        log_as_artifact: bool = True,
+    ) -> Reference:
+        """The final model, the same kinds and orders as in ``save_model_version``.
+
+        ``log_model_info=False``: nothing is said of its parameters and layers;
+        ``log_as_artifact=False``: its weights are not kept.
+        """
+        model, model_name = legacy.named(model, model_name)
+        context, log_model_info = legacy.third(context, log_model_info)
+        return checkpoints.log_version(
+            self._recorder,
+            "model",
+            model,
+            model_name,
+            context,
+            step,
+            epoch=epoch,
+            format=format,
+            is_input=is_input,
+            copy=copy,
+            derived_from=derived_from,
+            described=log_model_info,
+            layered=log_model_info and log_model_layers,
+            kept=log_as_artifact,
+        )
+
+    # --------------------------------------------------------------------------- origin
+
+    def log_source_code(self, path: str | os.PathLike[str] | None = None) -> Reference | None:
+        """The code that runs: a file, the sources in a folder, a URL; None: what git says of it.
+
+        Without a path it is taken in the background, as at the start of a run (where that is
+        switched off by ``code = false``, here it is not), and nothing is given back.
+        """
+        if path is not None:
+            return origin.log_source_code(self._recorder, path)
+        if self._recorder.keeps:
+            self._sender.later(origin.code(self._recorder))
+        return None
+
+    def log_execution_command(
+        self,
+        cmd: str | list[str] | tuple[str, ...] | None = None,
+        path: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """The command that the run is repeated with, instead of the one that was typed."""
+        origin.log_execution_command(self._recorder, cmd, path)
+
+    def log_environment(self) -> None:
+        """Python, packages, variables, CUDA and machine as they are now; in the background."""
+        if self._recorder.keeps:
+            self._sender.later(origin.surroundings(self._recorder, self._wanted))
 
     # ------------------------------------------------------------------------ questions
 
@@ -329,6 +593,16 @@ class Run:
     @property
     def active(self) -> bool:
         return self._ended is None and self._pid == os.getpid()
+
+    @property
+    def ended(self) -> bool:
+        """Whether ``end_run`` was called; it is not in a forked child."""
+        return self._ended is not None
+
+    @property
+    def iri(self) -> str:
+        """What the documents call the run."""
+        return f"{self.settings.namespace}run/{self.id}/run"
 
     # ------------------------------------------------------------------------------ end
 
@@ -345,15 +619,22 @@ class Run:
         create_ro_crate: bool | None = None,
         create_card: bool | None = None,
         *,
+        crate_ro_crate: bool | None = None,
         error: BaseException | None = None,
         status: str | None = None,
         exit_code: int | None = None,
+        **unknown: Never,
     ) -> None:
         """Log the end, wait until the documents are written, at most ``exit_timeout`` seconds.
 
+        ``create_...``: True adds an output, False drops it, None leaves it to the list of sinks.
         ``error`` is the exception that ended the run (``with`` passes it).  Ending a run that
         has ended does nothing.
         """
+        legacy.no_others(Run.end_run, unknown)
+        create_ro_crate = legacy.one_of_two(
+            "end_run", create_ro_crate=create_ro_crate, crate_ro_crate=crate_ro_crate
+        )
         if self._ended is not None or self._pid != os.getpid():
             return
         if status is None:
@@ -367,14 +648,16 @@ class Run:
             card=create_card,
         )
         deadline = time.monotonic() + self.settings.exit_timeout
-        self._recorder.finish()
         self._sender.recorded(0.4 * self.settings.exit_timeout)
         self._sender.catch_up(0.2 * self.settings.exit_timeout)
+        left = deadline - time.monotonic() - 0.5 * self.settings.exit_timeout
+        lost = self._readback.close(left)
+        self._recorder.finish()
         self._ended = status
         message = None if kind is None else short(str(error), 2000)
         ended = ev.Ended(self._clock.now(), status, exit_code, kind, message, changes)
         # A thread that still logs is told, instead of logging into nothing.
-        self._journal.end(_encode(ended))
+        self._journal.end(_encode(ended), lost, self._readback.why)
         self.log_metric = _over
         leave(self, deadline)
 
@@ -393,7 +676,7 @@ class Run:
             parent,
         )
 
-    def _introduction(self, key: str | None) -> ev.Started:
+    def _introduction(self, key: str | None, part_of: str) -> ev.Started:
         who, where, settings = self._journal.who, self._where, self.settings
         user: str | None = process.user() if settings.user is True else settings.user or None
         return ev.Started(
@@ -416,6 +699,7 @@ class Run:
             VERSION,
             origin.python(),
             {**config.shaping(settings), "key": key, "job": where.job},
+            part_of=part_of,
         )
 
     def _child_introduction(self) -> list[bytes]:
@@ -433,6 +717,7 @@ class Run:
     def after_fork(self) -> None:
         """In a forked child: from now on a journal of its own, and nothing else."""
         self._journal.forked(self._identity(parent=self._started_producer()))
+        self._readback.restart()
         self._recorder.restart()
 
     def _started_producer(self) -> bytes:

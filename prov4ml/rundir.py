@@ -25,7 +25,18 @@ from prov4ml import process
 from prov4ml.errors import UsageError
 from prov4ml.provdm import segment
 
-__all__ = ["Claim", "Launch", "claim", "continued", "launch", "release", "run_key", "uuid7"]
+__all__ = [
+    "Claim",
+    "Launch",
+    "claim",
+    "continued",
+    "find",
+    "launch",
+    "numbered",
+    "release",
+    "run_key",
+    "uuid7",
+]
 
 _TAKE_OVER: Final = 5.0  # seconds after which a silent winner is given up
 
@@ -124,21 +135,28 @@ def run_key(where: Launch, experiment: str, ordinal: int) -> str | None:
     return hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()[:32]
 
 
-def claim(base: Path, experiment: str, key: str | None, where: Launch) -> Claim:
+def claim(
+    base: Path, experiment: str, key: str | None, where: Launch, number: int | None = None
+) -> Claim:
     """Take this rank's place in its run, making the run if it is the first.
 
-    Raises ``OSError`` when the directory cannot be made or written.
+    ``number``: of the run's name, when it is not the next free one.  Raises ``OSError`` when the
+    directory cannot be made or written.
     """
     base.mkdir(parents=True, exist_ok=True)
     if key is None:
         run = uuid7()
-        name = _claim_name(base, experiment)
+        name = (
+            _claim_name(base, experiment) if number is None else f"{segment(experiment)}_{number}"
+        )
+        if number is not None:
+            (base / name).mkdir()
         return Claim(run, name, base / name, None)
     markers = base / ".prov4ml"
     markers.mkdir(exist_ok=True)
     for variant in range(1000):
         this = key if variant == 0 else f"{key}-{variant}"
-        run, name = _join(base, markers, this, experiment)
+        run, name = _join(base, markers, this, experiment, number)
         mine = json.dumps(
             {
                 "pid": os.getpid(),
@@ -153,6 +171,24 @@ def claim(base: Path, experiment: str, key: str | None, where: Launch) -> Claim:
     raise UsageError(f"{markers} holds 1000 runs of this key: remove the markers of dead ones")
 
 
+def numbered(
+    base: Path, experiment: str, number: int, key: str | None, where: Launch
+) -> tuple[Claim, Launch]:
+    """A place in the run ``<experiment>_<number>``, which is made, or continued if it is there.
+
+    The marker is made before the directory: one that lies there without it is of an earlier job.
+    """
+    directory = base / f"{segment(experiment)}_{number}"
+    if directory.is_dir() and (key is None or not (base / ".prov4ml" / key).exists()):
+        if not (directory / "run.json").exists():
+            raise UsageError(
+                f"use_run_id: {directory} is there and says nothing of a run; take another number, "
+                f"or try: prov4ml collect {directory}"
+            )
+        return continued(base, str(directory), key, where)
+    return claim(base, experiment, key, where, number), where
+
+
 def continued(base: Path, run: str, key: str | None, where: Launch) -> tuple[Claim, Launch]:
     """A place in a new attempt of an earlier run.
 
@@ -160,7 +196,7 @@ def continued(base: Path, run: str, key: str | None, where: Launch) -> tuple[Cla
     agree on the attempt's number by a marker.  Raises ``UsageError`` for a run that is not
     there, says nothing of itself yet, or still runs on this host.
     """
-    directory = _find(base, run)
+    directory = find(base, run)
     try:
         manifest: dict[str, Any] = json.loads((directory / "run.json").read_bytes())
         id, name, attempts = manifest["run"], directory.name, int(manifest["attempts"])
@@ -182,7 +218,8 @@ def continued(base: Path, run: str, key: str | None, where: Launch) -> tuple[Cla
     return place, msgspec.structs.replace(where, attempt=attempt)
 
 
-def _find(base: Path, run: str) -> Path:
+def find(base: Path, run: str) -> Path:
+    """The directory of a run (path, name below ``base``, or id); ``UsageError`` without one."""
     for found in (Path(run), base / run):
         if found.is_dir() and (found / "run.json").exists():
             return found.absolute()
@@ -227,7 +264,9 @@ def release(claimed: Path, key: str, *, restarts: bool = False) -> None:
         pass  # other runs are open
 
 
-def _join(base: Path, markers: Path, key: str, experiment: str) -> tuple[str, str]:
+def _join(
+    base: Path, markers: Path, key: str, experiment: str, number: int | None
+) -> tuple[str, str]:
     marker, settled = markers / key, markers / f"{key}.dir"
     won = _create(marker, uuid7())
     run = marker.read_text()
@@ -239,7 +278,11 @@ def _join(base: Path, markers: Path, key: str, experiment: str) -> tuple[str, st
             won = True
         else:
             time.sleep(0.005)
-    if won:
+    if won and number is not None:
+        name = f"{segment(experiment)}_{number}"
+        (base / name).mkdir(exist_ok=True)  # whoever took over with us made the same one
+        _create(settled, name)
+    elif won:
         name = _claim_name(base, experiment)
         if not _create(settled, name):  # somebody else took over at the same moment
             (base / name).rmdir()

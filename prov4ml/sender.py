@@ -15,7 +15,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Final
 
 from prov4ml import process, service, spool, wire
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Sender"]
 
-TICK: Final = 0.05  # s between looks at the journal
+TICK: Final = 0.1  # s between looks at the journal: each takes the interpreter for 0.2 ms or so
+STEP: Final = 0.01  # ... while a task waits for another program
 PATIENCE: Final = 2.0  # s without an answer until hello is said again
 WINDOW: Final = 32 << 20  # bytes on the way without an ack
 CHILDREN: Final = 1.0  # s between looks for children's journals
@@ -42,7 +44,8 @@ STARTS: Final = 10  # collectors that one sender starts at most
 class Sender:
     """``address``: "auto", "none", or where the collector listens.
 
-    ``record`` is called once, first, on the thread.  ``closed`` holds the collector's last word.
+    ``record`` is the first task: work in steps that is done on the thread, a step at a time, so
+    that shipping goes on.  ``closed`` holds the collector's last word.
     """
 
     def __init__(
@@ -51,7 +54,7 @@ class Sender:
         address: str,
         directory: str,
         service_: service.Service | None,
-        record: Callable[[], None],
+        record: Generator[None, None, None],
     ) -> None:
         self.journal = journal
         self.address = address
@@ -59,7 +62,7 @@ class Sender:
         self.closed: wire.Closed | None = None
         self.refused: str | None = None
         self._service = service_
-        self._record = record
+        self._tasks = deque([record])
         self._own = Outbox(OwnJournal(journal))
         self._boxes: dict[bytes, Outbox] = {self._own.producer: self._own}
         self._client: Client | None = None
@@ -87,6 +90,12 @@ class Sender:
     def recorded(self, timeout: float) -> bool:
         """Wait until what the run came from is recorded; before the end is."""
         return self._recorded.wait(max(0.0, timeout))
+
+    def later(self, task: Generator[None, None, None]) -> None:
+        """Do this too on the thread, after the tasks before it."""
+        self._tasks.append(task)
+        self._recorded.clear()
+        self._wake()
 
     def catch_up(self, timeout: float) -> None:
         """Wait until what forked children have committed is acked; before our own end is logged."""
@@ -139,19 +148,37 @@ class Sender:
     # ---------------------------------------------------------------------- on the thread
 
     def _run(self) -> None:
-        try:
-            self._record()
-        except Exception as error:  # whatever it is, the training goes on
-            log.warning("what this run came from is incomplete: %s", error)
-        self._recorded.set()
         while not self._stop and not self._done.is_set():
             try:
+                self._advance()
                 self._cycle()
             except Exception as error:
                 log.warning("sender: %s: %s", type(error).__name__, error)
                 self._disconnect()
                 self._rest(1.0)
+        for task in self._tasks:
+            task.close()
         self._disconnect()
+
+    def _advance(self) -> None:
+        """The next step of the tasks; all of them until one waits for somebody."""
+        while self._tasks:
+            try:
+                next(self._tasks[0])
+                return
+            except StopIteration:
+                pass
+            except Exception as error:  # whatever it is, the training goes on
+                log.warning("what this run came from is incomplete: %s", error)
+            self._tasks.popleft()
+        if not self._recorded.is_set():
+            self._recorded.set()
+            if self._tasks:  # one more, meanwhile
+                self._recorded.clear()
+
+    @property
+    def _tick(self) -> float:
+        return STEP if self._tasks else TICK
 
     def _cycle(self) -> None:
         self.journal.prepare()
@@ -160,11 +187,11 @@ class Sender:
         if self.journal.deferred:
             self.journal.drain()
         if self.address == "none" or self.refused is not None:
-            self._rest(TICK if not self._ending else 1.0)
+            self._rest(1.0 if self._ending and not self._tasks else self._tick)
             return
         self._find_children()
         if not self._connect():
-            self._rest(TICK)
+            self._rest(self._tick)
             return
         client = self._client
         assert client is not None
@@ -178,8 +205,8 @@ class Sender:
 
         An ack alone is no reason to look sooner: each look takes the interpreter from training.
         """
-        until = time.monotonic() + TICK
-        left = TICK
+        left = self._tick
+        until = time.monotonic() + left
         while left > 0:
             for data in client.receive(left, sendable=self._unsaid):
                 self._hear(wire.decode_message(data))

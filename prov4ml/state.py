@@ -385,7 +385,7 @@ def _series_defined(state: RunState, p: Producer, e: ev.SeriesDefined) -> None:
 
 def _param(state: RunState, p: Producer, e: ev.Param) -> None:
     p.params.append(e)
-    _seen(p, e.time)
+    _touch(p, tuple(e.context), e.time)
     if e.activity:
         _did(p, "param", len(p.params), e.activity, (), e.time)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
+from prov4ml import artifacts, datasets, hot, wire
 from prov4ml import events as ev
-from prov4ml import hot, wire
 from prov4ml import segment as seg
 from prov4ml.journal import Journal
+from prov4ml.readback import Readback
 from prov4ml.recorder import Recorder
+from prov4ml.references import Reference
 from prov4ml.state import Producer, RunState, apply
 
 __all__ = ["Recording"]
@@ -26,12 +28,32 @@ class Recording:
     def __init__(self, folder: Path, producer: bytes = b"p" * 16) -> None:
         who = seg.Identity(RUN, producer, 1, 0, 4, 5, RUN)
         self.journal = Journal(who, [folder / "spool"])
-        self.to = Recorder(self.journal, hot.Clock(), folder / "incoming")
+        clock = hot.Clock()
+        self.to = Recorder(self.journal, clock, folder / "incoming", "https://w3id.org/prov4ml/")
+        self.readback = Readback(self.journal, hot.number)
+        self.to.metrics = hot.bind(
+            self.journal, clock, self.readback, self.to.parents, self.to.watchers
+        )
         self.log_metric = hot.follower(self.to.metrics)[0]
         self.producer = producer
 
     def close(self) -> None:
+        self.readback.close(0.0)
         self.journal.close(remove=True)
+
+    def save(
+        self, path: Path, context: str | None = None, *, used: bool = False, copy: bool = False
+    ) -> Reference:
+        """``log_artifact``."""
+        return artifacts.log_artifact(
+            self.to, path, None, context, None, is_input=used, copy=copy, derived_from=None
+        )
+
+    def data(self, thing: Any, name: str, context: str | None = None) -> Reference:
+        """``log_dataset``."""
+        return datasets.log_dataset(
+            self.to, thing, name, context, copy=True, hash=False, about=None, derived_from=None
+        )
 
     @property
     def events(self) -> list[Any]:

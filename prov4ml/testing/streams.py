@@ -43,6 +43,23 @@ _PATHS: tuple[tuple[str, ...], ...] = (
     ("training", "series", "loss"),
     ("é/\n<&>%\"'",),
 )
+_FILES = {
+    "metrics/part-0-3.parquet": "parquet",
+    "metrics/part-0-9.parquet": "parquet",
+    "metrics/part-0-3.csv": "csv",
+    "metrics/part-0-9.zarr.zip": "zarr",
+    "metrics/part-0-9.nc": "netcdf",
+    "x.db": "other",
+}
+_OUTER = (
+    "",
+    "",
+    "https://w3id.org/prov4ml/run/0190b6f2-7c1e-7000-8000-000000000001/run",
+    "http://lab.example#run/0190b6f2-7c1e-7000-8000-000000000001/run",  # the same prefix
+    f"https://w3id.org/prov4ml/run/{RUN}/run",  # itself
+    "https://lab.example/a#b%20c",
+    "no iri",
+)
 _VALUES = (0.0, -0.0, 1.5, 0.1, 0.2, 0.3, 1e300, -1e300, float("nan"), float("inf"), float("-inf"))
 
 
@@ -74,11 +91,21 @@ def _client_events() -> st.SearchStrategy[ev.Event | str]:
     )
     activity = st.sampled_from((0, 0, 1, 2, 7))
     params = st.builds(
-        lambda t, key, kind, n, a: ev.Param(t, key, kind[0], kind[1][n % len(kind[1])], None, a),
+        lambda t, key, kind, n, at, source, activity: ev.Param(
+            t,
+            key,
+            kind[0],
+            kind[1][n % len(kind[1])],
+            context=at,
+            source=source,
+            activity=activity,
+        ),
         time,
         name,
         datatype,
         text,
+        st.just(()) | path,
+        st.sampled_from((None, None, "s", "a b")),
         activity,
     )
     points = st.builds(
@@ -235,7 +262,7 @@ def _pieces(draw: st.DrawFn, stream: list[ev.Event | str]) -> tuple[Piece, ...]:
 def _collector(draw: st.DrawFn, clients: list[bytes]) -> list[ev.Event | str]:
     time, who = _times(), st.sampled_from(clients)
     digest = st.sampled_from(("one", "two")).map(lambda t: hashlib.sha256(t.encode()).hexdigest())
-    part = st.sampled_from(("metrics/part-0-3.parquet", "metrics/part-0-9.parquet", "x.db"))
+    part = st.sampled_from(tuple(_FILES))
     events: st.SearchStrategy[Any] = st.one_of(
         st.builds(
             ev.Stored, time, who, st.integers(1, 3), digest, st.just(7), st.just("artifacts")
@@ -267,7 +294,7 @@ def _collector(draw: st.DrawFn, clients: list[bytes]) -> list[ev.Event | str]:
             lambda path: st.builds(
                 ev.OutputSealed,
                 time,
-                st.just("parquet" if path.startswith("metrics/") else "other"),
+                st.just(_FILES[path]),
                 st.just(path),
                 digest,
                 st.integers(0, 99),
@@ -314,6 +341,7 @@ def logs(draw: st.DrawFn) -> Log:
             python="3.11.7",
             settings=draw(st.sampled_from(({}, {"detail": "rank"}))),
             parent=clients[0] if is_child else b"",
+            part_of=draw(st.sampled_from(_OUTER)),
         )
         clients.append(producer)
         made[producer] = draw(_pieces(draw(_client(started))))

@@ -88,7 +88,14 @@ class Runner:
         # The lowest of all so far, so that each is where the minimum of its series stands.
         self.book.log_metric("loss", -float(step), given, step)
         artifacts.log_artifact(
-            self.book.to, self.file, None, given, step, is_input=False, copy=False
+            self.book.to,
+            self.file,
+            None,
+            given,
+            step,
+            is_input=False,
+            copy=False,
+            derived_from=None,
         )
         self.points[step] = epoch
         self.files.append(epoch)

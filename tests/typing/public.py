@@ -54,10 +54,21 @@ def calls() -> None:
     prov4ml.end_run(create_svg=False)
 
 
+def orders() -> None:
+    prov4ml.start_run("e", metrics_file_type=prov4ml.MetricsType.CSV, use_compressor=True)
+    prov4ml.log_dataset("label", [1, 2])
+    prov4ml.log_model("name", object(), True)
+    prov4ml.save_model_version("name", object(), prov4ml.Contexts.TRAINING, 3)
+    prov4ml.log_param("lr", 0.1, context="training", source="file")
+    prov4ml.end_run(True, True, crate_ro_crate=True)
+
+
 def mistakes() -> None:
     prov4ml.log_metric(1, 0.5)  # type: ignore[arg-type]
     prov4ml.log_metric("loss", 0.5, stpe=1)  # type: ignore[call-arg]
     prov4ml.start_run(sinks="turtle")  # type: ignore[call-arg, arg-type]
+    prov4ml.start_run("e", experiment="f")  # type: ignore[arg-type]
+    prov4ml.end_run(create_grph=True)  # type: ignore[arg-type]
     prov4ml.log_params([("lr", 0.1)])  # type: ignore[arg-type]
     prov4ml.epoch("3")  # type: ignore[arg-type]
     prov4ml.epoch(3, True)  # type: ignore[call-arg]

@@ -7,14 +7,15 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
-from prov4ml import activities, artifacts, contexts, datasets, params
+from prov4ml import activities, contexts, known, params
 from prov4ml import events as ev
 from prov4ml.errors import UsageError
+from prov4ml.references import Reference
 from prov4ml.testing.recording import Recording
 
 
@@ -40,10 +41,6 @@ def raw(tmp_path: Path) -> Path:
     path = tmp_path / "raw.txt"
     path.write_text("raw")
     return path
-
-
-def save(book: Recording, file: Path, *, used: bool = False) -> None:
-    artifacts.log_artifact(book.to, file, None, None, None, is_input=used, copy=True)
 
 
 def links(book: Recording) -> list[tuple[int, str, int]]:
@@ -106,13 +103,13 @@ def test_ways_to_leave(book: Recording, activity: Make, error: BaseException, st
 
 def test_what_is_logged_inside_is_done_by_it(book: Recording, activity: Make, raw: Path) -> None:
     """Files, datasets and splits; before, after and in a nested one by whom it is due."""
-    save(book, raw)
+    book.save(raw)
     with activity("outer"):
-        save(book, raw, used=True)
+        book.save(raw, used=True)
         with activity("inner"):
-            datasets.log_dataset(book.to, [1, 2], "rows", "training")
-        save(book, raw)
-    save(book, raw)
+            book.data([1, 2], "rows", "training")
+        book.save(raw)
+    book.save(raw)
     assert did(book) == [
         ("raw.txt", "generated", 0),
         ("raw.txt", "used", 1),
@@ -152,8 +149,8 @@ def test_a_context_is_the_default_of_the_calls_inside(
 ) -> None:
     """As in ``with context(...)``; afterwards the one from before."""
     with activity("a", context="preparation"):
-        save(book, raw)
-    save(book, raw)
+        book.save(raw)
+    book.save(raw)
     assert [a.context for a in book.of(ev.Artifact)] == [("preparation",), ()]
     assert {a.context for a in book.of(ev.Activity)} == {("preparation",)}
 
@@ -164,11 +161,11 @@ def test_an_epoch_inside_does_what_is_logged_in_it(
     """Where the epoch is an activity; one inside the epoch does it itself."""
     with activity("outer"):
         with contexts.epoch(book.to, 0, True):
-            save(book, raw)
+            book.save(raw)
             with activity("inner"):
-                save(book, raw)
+                book.save(raw)
         with contexts.epoch(book.to, 1, False):
-            save(book, raw)
+            book.save(raw)
     assert [a.activity for a in book.of(ev.Artifact)] == [0, 2, 1]
     doings = book.folded().doings
     assert doings.within == {("artifact", 1): ((), 0)}
@@ -188,10 +185,10 @@ def test_an_open_block_cannot_be_entered_again(book: Recording, activity: Make) 
 def test_threads_do_not_work_for_each_other(book: Recording, activity: Make, raw: Path) -> None:
     """What another thread logs meanwhile is not done by the activity."""
     with activity("a"):
-        thread = threading.Thread(target=save, args=(book, raw))
+        thread = threading.Thread(target=book.save, args=(raw,))
         thread.start()
         thread.join(60)
-        save(book, raw)
+        book.save(raw)
     assert [a.activity for a in book.of(ev.Artifact)] == [0, 1]
 
 
@@ -203,8 +200,8 @@ def test_runs_do_not_work_for_each_other(tmp_path: Path, raw: Path) -> None:
             activities.activity(lambda: one.to, "a", None, {}),
             activities.activity(lambda: other.to, "b", None, {}),
         ):
-            save(one, raw)
-            save(other, raw)
+            one.save(raw)
+            other.save(raw)
         for book in (one, other):
             assert [a.activity for a in book.of(ev.Artifact)] == [1]
             assert {e.parent for e in book.of(ev.Activity)} == {0}
@@ -218,13 +215,17 @@ def test_a_forked_child_does_nothing_of_its_parents(
 ) -> None:
     """Numbers are counted anew there, so those of its parent mean nothing."""
     with activity("a"):
-        save(book, raw)
+        book.save(raw)
+        book.journal.who = msgspec.structs.replace(
+            book.journal.who, producer=b"c" * 16, parent=book.producer
+        )
         book.to.restart()  # what a fork does in the child
         assert book.to.activity() == 0
+        raw.unlink()
         with activity("b") as inner:
             assert (inner.n, book.of(ev.Activity)[-1].parent) == (1, 0)
-            with pytest.raises(UsageError, match="logged nothing of the number 1"):
-                inner.used(SimpleNamespace(n=1))
+            with pytest.raises(UsageError, match="was logged by another process or run"):
+                inner.used("raw.txt")
 
 
 # -------------------------------------------------------------------- used and generated
@@ -238,8 +239,12 @@ def test_paths_become_occurrences(book: Recording, activity: Make, raw: Path) ->
     with activity("a") as a:
         a.used(raw)
         a.generated(str(folder), copy=False)
-    assert did(book) == [("raw.txt", "used", 1), ("folder/x", "generated", 1)]
-    kept, referred = book.of(ev.Artifact)
+    assert did(book) == [
+        ("raw.txt", "used", 1),
+        ("folder", "generated", 1),
+        ("folder/x", "generated", 1),
+    ]
+    kept, _, referred = book.of(ev.Artifact)
     assert kept.incoming is not None
     assert referred.incoming is None
     assert links(book) == []
@@ -262,13 +267,59 @@ def test_a_file_that_has_not_changed_is_the_same_thing(
     assert links(book) == [(1, "used", 2), (1, "used", 3)]
 
 
+def test_a_folder_that_has_not_changed_is_the_same_thing(
+    book: Recording, activity: Make, tmp_path: Path
+) -> None:
+    """As many files, each of them the same; one more, or one written anew, and it is another."""
+    folder = tmp_path / "folder"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("x", "deep/y"):
+        (folder / name).write_text(name)
+    with activity("a") as a:
+        a.generated(folder)
+    with activity("b") as b:
+        b.used(str(folder))
+        b.used(folder / "x")
+    assert links(book) == [(1, "used", 2), (3, "used", 2)]
+    (folder / "z").write_text("z")
+    with activity("c") as c:
+        c.used(folder)
+    assert [name for name, _, n in did(book) if n == 3] == [
+        "folder",
+        "folder/deep/y",
+        "folder/x",
+        "folder/z",
+    ]
+    (folder / "x").write_text("other")
+    with activity("d") as d:
+        d.used(folder)
+    assert sum(n == 4 for _, _, n in did(book)) == 4
+
+
+def test_urls_and_patterns(book: Recording, activity: Make, tmp_path: Path) -> None:
+    """A URL is a reference, the second time the same one; a pattern the files that match."""
+    for name in ("a.txt", "b.txt", "c.bin"):
+        (tmp_path / name).write_text(name)
+    with activity("a") as a:
+        a.used("https://data.example/raw.csv", str(tmp_path / "*.txt"))
+    with activity("b") as b:
+        b.used("https://data.example/raw.csv")
+    assert [name for name, _, n in did(book) if n == 1] == [
+        "raw.csv",
+        "*.txt",
+        "*.txt/a.txt",
+        "*.txt/b.txt",
+    ]
+    assert links(book) == [(1, "used", 2)]
+
+
 def test_names_and_results_of_log_calls(book: Recording, activity: Make, raw: Path) -> None:
-    """A name means the last thing of it; anything with a number means that occurrence."""
-    save(book, raw)
-    datasets.log_dataset(book.to, [1, 2], "rows", None)
+    """A name means the last thing of it; what a call returned means that occurrence."""
+    first = book.save(raw)
+    book.data([1, 2], "rows")
     raw.unlink()
     with activity("a") as a:
-        a.used("raw.txt", "rows", SimpleNamespace(n=1))
+        a.used("raw.txt", "rows", first)
     assert links(book) == [(1, "used", 1), (2, "used", 1), (1, "used", 1)]
 
 
@@ -277,9 +328,9 @@ def test_what_another_call_logged_can_be_claimed(
 ) -> None:
     """What the activity itself logged needs no claim; what was logged while it went on has one."""
     with activity("a") as a:
-        save(book, raw)
+        book.save(raw)
         a.generated(raw)
-        thread = threading.Thread(target=datasets.log_dataset, args=(book.to, [1, 2], "rows", None))
+        thread = threading.Thread(target=book.data, args=([1, 2], "rows"))
         thread.start()
         thread.join(60)
         a.generated("rows")
@@ -289,13 +340,13 @@ def test_what_another_call_logged_can_be_claimed(
     assert links(book) == [(2, "generated", 1)]
 
 
-@pytest.mark.parametrize("what", ["path", "name", "number"])
+@pytest.mark.parametrize("what", ["path", "name", "handle"])
 def test_nothing_is_made_before_the_activity_began(
     book: Recording, activity: Make, raw: Path, what: str
 ) -> None:
     """A claim that cannot be is refused, by whatever it is named; its use can be said."""
-    save(book, raw)
-    thing = {"path": raw, "name": "raw.txt", "number": SimpleNamespace(n=1)}[what]
+    made = book.save(raw)
+    thing: Any = {"path": raw, "name": "raw.txt", "handle": made}[what]
     if what == "name":
         raw.unlink()
     with activity("a") as a:
@@ -322,9 +373,13 @@ def test_an_outer_activity_can_be_told_from_inside_another(
         (Path("missing.txt"), UsageError, "there is no file"),
         (None, TypeError, "must be a path, a name or what a log call returned, not NoneType"),
         (3, TypeError, "not int"),
-        (SimpleNamespace(n="1"), TypeError, "not SimpleNamespace"),
-        (SimpleNamespace(n=7), UsageError, "logged nothing of the number 7"),
-        (SimpleNamespace(n=-1), UsageError, "logged nothing of the number -1"),
+        (b"bytes", TypeError, "not bytes"),
+        ("no\0path", UsageError, "there is no file"),
+        (
+            Reference(1, "a", "artifact", "r", "https://w3id.org/prov4ml/run/r/artifact/1"),
+            UsageError,
+            "'a' was logged by another process or run",
+        ),
     ],
     ids=repr,
 )
@@ -350,18 +405,22 @@ def test_an_activity_that_has_ended_does_nothing_more(
         a.used(raw)
 
 
-def test_the_memory_of_things_is_bounded(book: Recording, activity: Make) -> None:
-    """Names are forgotten after some thousands; numbers are believed."""
-    from prov4ml import known
-
-    for n in range(known.MOST + 10):
-        book.to.append(ev.Artifact(book.to.now(), book.to.number(), "artifact", f"a{n}"))
-    assert len(book.to.known._numbers) == len(book.to.known._names) == known.MOST
+def test_the_memory_of_things_is_bounded(
+    book: Recording, activity: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What is forgotten can still be used; nobody can claim it."""
+    monkeypatch.setattr(known, "MOST", 10)
+    made = []
+    for n in range(20):
+        file = tmp_path / f"f{n}"
+        file.write_text("x")
+        made.append(book.save(file))
+    assert len(book.to.known._numbers) == len(book.to.known._paths) == 10
     with activity("a") as a:
-        with pytest.raises(UsageError, match="there is no file 'a0'"):
-            a.used("a0")
-        a.used(SimpleNamespace(n=1), "a10")
-    assert links(book) == [(1, "used", 1), (11, "used", 1)]
+        a.used(made[0], "f0", tmp_path / "f19")
+        with pytest.raises(UsageError, match="was logged before the activity"):
+            a.generated(made[0])
+    assert links(book) == [(1, "used", 1), (1, "used", 1), (20, "used", 1)]
 
 
 # ---------------------------------------------------------------------------- decorators
@@ -373,7 +432,7 @@ def test_each_call_of_a_function_is_an_activity(book: Recording, activity: Make,
     @activity
     def clean(x: int, *, y: int = 2) -> int:
         """Cleans."""
-        save(book, raw)
+        book.save(raw)
         return x + y
 
     @activity("named", level=3)
@@ -431,13 +490,13 @@ def test_a_generator_works_in_its_steps_only(book: Recording, activity: Make, ra
 
     @activity
     def rows() -> Generator[int, str, str]:
-        save(book, raw)
+        book.save(raw)
         got = yield 1
-        save(book, raw)
+        book.save(raw)
         try:
             yield int(got)
         except KeyError:
-            save(book, raw)
+            book.save(raw)
             yield 3
         return "over"
 
@@ -448,9 +507,9 @@ def test_a_generator_works_in_its_steps_only(book: Recording, activity: Make, ra
     steps = consume()
     assert told(book) == []  # it begins with its first step
     assert next(steps) == 1
-    save(book, raw)
+    book.save(raw)
     assert steps.send("2") == 2
-    save(book, raw)
+    book.save(raw)
     assert steps.throw(KeyError()) == 3
     with pytest.raises(StopIteration):
         next(steps)
@@ -496,7 +555,7 @@ def test_coroutines_run_side_by_side(book: Recording, activity: Make, raw: Path)
     async def fetch(first: asyncio.Event, second: asyncio.Event) -> int:
         first.set()
         await second.wait()
-        save(book, raw)
+        book.save(raw)
         return book.to.activity()
 
     async def main() -> list[int]:

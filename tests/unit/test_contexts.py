@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prov4ml import artifacts, contexts
+from prov4ml import contexts
 from prov4ml import events as ev
 from prov4ml.errors import UsageError
 from prov4ml.testing.recording import Recording
@@ -27,10 +27,6 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "data.txt"
     path.write_text("data")
     return path
-
-
-def save(book: Recording, file: Path, context: str | None = None) -> None:
-    artifacts.log_artifact(book.to, file, None, context, None, is_input=False, copy=False)
 
 
 def epochs(book: Recording) -> list[int | None]:
@@ -75,18 +71,18 @@ class _Nothing:
 def test_occurrences_belong_to_the_innermost_epoch(book: Recording, file: Path) -> None:
     """Epochs in contexts, contexts in epochs, epochs in epochs; and none outside."""
     to = book.to
-    save(book, file)  # None
+    book.save(file)  # None
     with contexts.epoch(to, 1, False):
-        save(book, file)  # 1: of no context, so it is around every one
+        book.save(file)  # 1: of no context, so it is around every one
         with contexts.context(to, "training"):
-            save(book, file)  # 1
+            book.save(file)  # 1
             with contexts.epoch(to, 7, False):
-                save(book, file)  # 7
+                book.save(file)  # 7
                 with contexts.context(to, "warm-up"):
-                    save(book, file)  # 7
-                save(book, file, "validation")  # 1: the epoch of training is not around it
-            save(book, file)  # 1
-    save(book, file)  # None
+                    book.save(file)  # 7
+                book.save(file, "validation")  # 1: the epoch of training is not around it
+            book.save(file)  # 1
+    book.save(file)  # None
     assert epochs(book) == [None, 1, 1, 7, 7, 1, 1, None]
 
 
@@ -95,20 +91,20 @@ def test_the_same_number_twice(book: Recording, file: Path) -> None:
     to = book.to
     with contexts.epoch(to, 4, False):
         with contexts.epoch(to, 4, False):
-            save(book, file)
-        save(book, file)
-    save(book, file)
+            book.save(file)
+        book.save(file)
+    book.save(file)
     with contexts.epoch(to, 4, False):
-        save(book, file)
+        book.save(file)
     assert epochs(book) == [4, 4, None, 4]
 
 
 def test_an_exception_leaves_the_epoch_and_passes(book: Recording, file: Path) -> None:
     """What is logged afterwards belongs to no epoch."""
     with pytest.raises(UsageError, match="no file"), contexts.epoch(book.to, 4, True):
-        save(book, file.parent / "missing")
+        book.save(file.parent / "missing")
     assert isinstance(book.events[-1], ev.EpochEnded)
-    save(book, file)
+    book.save(file)
     assert epochs(book) == [None]
 
 
@@ -123,7 +119,7 @@ def test_threads_have_epochs_of_their_own_contexts(book: Recording, file: Path) 
                 for number in range(first, first + 20):
                     with contexts.epoch(book.to, number, False):
                         together.wait()
-                        save(book, file)
+                        book.save(file)
                         together.wait()
         except BaseException as error:  # shown below
             failed.append(error)
@@ -200,12 +196,12 @@ def test_a_declared_context_stands_under_its_parent(book: Recording, file: Path)
     contexts.log_context(to, "first", "warm-up")
     book.log_metric("loss", 0.5, "first", 1)
     book.log_metric("loss", 0.5, "first", 2)
-    save(book, file, "warm-up")
+    book.save(file, "warm-up")
     with contexts.context(to, "warm-up"):
         book.log_metric("lr", 0.5)
         book.log_metric("lr", 0.5)
         with contexts.epoch(to, 1, False):
-            save(book, file)
+            book.save(file)
     deep = ("training", "warm-up", "first")
     assert [(s.name, s.context) for s in book.of(ev.SeriesDefined)] == [
         ("loss", deep),

@@ -10,6 +10,7 @@ import pytest
 
 import prov4ml
 from prov4ml.disabled import DisabledRun
+from prov4ml.testing.devices import Device
 
 
 @pytest.fixture
@@ -39,6 +40,16 @@ def _every_call(file: Path) -> None:
     prov4ml.log_dataset(file, "file", "training")
     prov4ml.save_model_version(b"weights", "model", "training", 1)
     prov4ml.log_model({"w": 1}, "model")
+    prov4ml.log_model("model", {"w": 1}, False, is_input=True, log_as_artifact=False)
+    prov4ml.log_dataset("data", [1, 2, 3], False)
+    prov4ml.log_artifact(file, prov4ml.Context.TRAINING, 3)
+    prov4ml.log_artifact("weights", file, is_model=True)
+    prov4ml.log_param("tokens", 1, "training", source="file", is_input=True)
+    prov4ml.log_system_metrics("training", 1)
+    prov4ml.log_carbon_metrics(prov4ml.Contexts.TRAINING, step=1)
+    device = Device()
+    prov4ml.log_metric("loss", device.scalar(0.5))
+    assert device.readers == []
     prov4ml.log_context("warm-up", is_subcontext_of="training")
     with prov4ml.epoch(3, activity=True), prov4ml.activity("step", context="training", a=1) as step:
         step.used(file, "name of something")
@@ -61,6 +72,16 @@ def _wrong_calls() -> None:
     with pytest.raises(prov4ml.UsageError, match="key must not be empty") as caught:
         prov4ml.log_metric("", 1.0)
     assert caught.value.__context__ is None
+    with pytest.raises(TypeError, match="step must be an integer, not str"):
+        prov4ml.log_system_metrics("training", "one")  # type: ignore[arg-type]
+    with pytest.raises(prov4ml.UsageError, match="context must not be empty"):
+        prov4ml.log_carbon_metrics("")
+    with pytest.raises(TypeError, match="source must be a string"):
+        prov4ml.log_param("lr", 1, source=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="label and dataset_label, which mean the same"):
+        prov4ml.log_dataset([1], "a", dataset_label="b")
+    with pytest.raises(TypeError, match="model_name must be a string, not int"):
+        prov4ml.save_model_version(b"weights", 3)
     with pytest.raises(TypeError, match="step must be an integer"):
         prov4ml.log_metric("loss", 1.0, step=1.5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="key must be a string"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from msgspec import structs
 
 from prov4ml import events as ev
 from prov4ml import model
@@ -51,6 +52,15 @@ def validation(name: str, points: list[tuple[int | None, int | None, float]]) ->
     for at, (step, epoch, value) in enumerate(points):
         found.append(ev.Point(0, made.START + at, value, step, epoch))
     return found
+
+
+def test_the_title_is_what_people_wrote() -> None:
+    """The name of a run directory is percent-encoded; its picture says it plainly."""
+    stream = made.sample_events(logged=False)
+    for events in stream.values():
+        if isinstance(events[0], ev.Started):
+            events[0] = structs.replace(events[0], name="a%20%3C%26%3E%20b_0")
+    assert picture(made.fold(stream)).title == "a <&> b_0"
 
 
 @pytest.mark.parametrize("name", SAMPLES)
