@@ -50,6 +50,18 @@ def _every_call(file: Path) -> None:
     device = Device()
     prov4ml.log_metric("loss", device.scalar(0.5))
     assert device.readers == []
+    prov4ml.log_context("warm-up", is_subcontext_of="training")
+    with prov4ml.epoch(3, activity=True), prov4ml.activity("step", context="training", a=1) as step:
+        step.used(file, "name of something")
+        step.generated(str(file))
+        with prov4ml.timer("forward", "training", 3):
+            assert prov4ml.activity(len)([1]) == 1
+    prov4ml.register_final_metric("loss", 10, prov4ml.FoldOperation.MIN, context="training")
+    prov4ml.register_final_metric("loss", 10, lambda before, value: before + value)
+    prov4ml.log_metric("loss", 0.5)
+    prov4ml.log_execution_start_time()
+    prov4ml.log_execution_end_time()
+    prov4ml.log_current_execution_time("seconds", "training", 3)
     assert isinstance(prov4ml.get_run_dir(), Path)
     assert isinstance(prov4ml.get_artifacts_dir(), Path)
 
@@ -76,6 +88,18 @@ def _wrong_calls() -> None:
         prov4ml.log_param(3, 1)  # type: ignore[arg-type]
     with pytest.raises(prov4ml.UsageError, match="there is no file"):
         prov4ml.log_artifact("missing.bin")
+    with pytest.raises(TypeError, match="number must be an integer"), prov4ml.epoch(0.5):  # type: ignore[arg-type]
+        pass
+    with pytest.raises(TypeError, match="must be a path, a name"), prov4ml.activity("a") as a:
+        a.used(3)
+    with pytest.raises(prov4ml.UsageError, match="fold_operation median is unknown"):
+        prov4ml.register_final_metric("loss", 0, "median")
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module"):
+        prov4ml.log_flops_per_batch("flops", object(), [1])
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module"):
+        prov4ml.log_flops_per_epoch("flops", object(), [1])
+    with pytest.raises(prov4ml.UsageError, match="is_subcontext_of"):
+        prov4ml.log_context("training", "warm-up")
 
 
 def test_disabled_calls_check_and_leave_nothing(
@@ -115,6 +139,12 @@ def test_calls_without_a_run_are_refused(folder: Path) -> None:
         lambda: prov4ml.log_param("lr", 1),
         lambda: prov4ml.set_tag("a", "b"),
         lambda: prov4ml.log_model(b"", "m"),
+        lambda: prov4ml.epoch(1),
+        lambda: prov4ml.activity("a").__enter__(),
+        lambda: prov4ml.timer("t"),
+        lambda: prov4ml.log_context("c"),
+        lambda: prov4ml.register_final_metric("loss", 0, "min"),
+        prov4ml.log_execution_start_time,
         prov4ml.get_run_dir,
         prov4ml.end_run,
     ):
