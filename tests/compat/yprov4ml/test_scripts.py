@@ -104,7 +104,7 @@ def test_models_in_the_orders_of_later_versions(converted: Callable[[str], Any])
     assert texts(
         left.ask(
             "SELECT ?l WHERE { ?c prov:qualifiedUsage [ prov:entity ?m ; "
-            "prov:hadRole p4:initialWeights ] . ?m rdfs:label ?l }"
+            "prov:hadRole p4:inputModel ] . ?m rdfs:label ?l }"
         ),
         "l",
     ) == ["base weights", "pretrained"]
