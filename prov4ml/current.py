@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Never
 
-from prov4ml import config, hot, legacy, lifecycle, rundir
+from prov4ml import config, hot, legacy, lifecycle, rundir, spool
 from prov4ml.disabled import DisabledRun
 from prov4ml.errors import MissingExtra, UsageError
 from prov4ml.legacy import CompressorType, MetricsType
@@ -62,7 +62,12 @@ _ordinals: dict[str, int] = {}
 
 
 def _none(*_: Any, **__: Any) -> None:
-    raise UsageError("no run is open: call start_run first")
+    import multiprocessing
+
+    text = "no run is open: call start_run first"
+    if multiprocessing.parent_process() is not None:
+        text += " (only a forked child is part of its parent's run, not a spawned one)"
+    raise UsageError(text)
 
 
 log_metric, _follow = hot.follower(hot.nowhere(_none))
@@ -207,12 +212,16 @@ def _open(
     base = Path(settings.directory).absolute()
     try:
         key = rundir.run_key(where, name, ordinal)
-        if resume is not None:
-            claimed, where = rundir.continued(base, resume, key, where)
-        elif settings.use_run_id is not None:
-            claimed, where = rundir.numbered(base, name, settings.use_run_id, key, where)
-        else:
+        number, places = settings.use_run_id, spool.roots(environment)
+        if resume is None and number is None:
             claimed = rundir.claim(base, name, key, where)
+        else:
+            from prov4ml import attempts
+
+            if resume is not None:
+                claimed, where = attempts.continued(base, resume, key, where, places)
+            elif number is not None:
+                claimed, where = attempts.numbered(base, name, number, key, where, places)
         run = Run(name, settings, where, claimed, environment, part_of)
     except OSError as error:
         raise type(error)(

@@ -91,6 +91,7 @@ class Started(_Base, frozen=True, tag=1):
     settings: dict[str, Any]  # everything of the settings that shapes documents
     parent: bytes = b""  # a forked child's parent producer
     part_of: str = ""  # IRI of the run that this one is nested in
+    scheduler: str = ""  # "slurm": whose job this is, and who may preempt it; "": nobody's
 
 
 class SeriesDefined(_Base, frozen=True, tag=2):
@@ -316,14 +317,18 @@ class RankEnded(_Base, frozen=True, tag=68):
 
 
 class LeaseLost(_Base, frozen=True, tag=69):
-    """Nothing was heard of a producer of another host for a lease."""
+    """Nothing was heard of a producer of another host for a lease: it is ``unreachable``.
+
+    Its next event, or LeaseRegained, takes that back.
+    """
 
     time: int
     producer: bytes
+    next: int | None = None  # the sequence expected of it then: what comes from there on is later
 
 
 class LeaseRegained(_Base, frozen=True, tag=70):
-    """... and then it was heard of again."""
+    """... and then it was heard of again, whether or not it had events to send."""
 
     time: int
     producer: bytes

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
-from prov4ml import artifacts, checkpoints, contents, datasets, saving
+from prov4ml import artifacts, checkpoints, contents, datasets, paths, saving
 from prov4ml.recorder import Recorder
 from prov4ml.references import Derivable, Reference
 
@@ -24,7 +23,7 @@ def log_input(
     derived_from: Derivable,
 ) -> Reference:
     """See ``Run.log_input``."""
-    if _is_file(inp) or (contents.writer("", inp) is not None and not _is_array(inp)):
+    if paths.is_path(inp) or (contents.writer("", inp) is not None and not _is_array(inp)):
         return _artifact(
             to, inp, name, context, step, is_input=True, copy=copy, derived_from=derived_from
         )
@@ -53,7 +52,7 @@ def log_output(
     derived_from: Derivable,
 ) -> Reference:
     """See ``Run.log_output``."""
-    if not _is_file(out) and saving.is_model(out):
+    if not paths.is_path(out) and saving.is_model(out):
         title = type(out).__name__ if name is None else name
         return checkpoints.log_version(
             to, "model", out, title, context, step, derived_from=derived_from
@@ -75,7 +74,7 @@ def _artifact(
     derived_from: Derivable,
 ) -> Reference:
     first, second = (name, thing) if name is not None else (thing, None)
-    if name is None and not _is_file(thing):
+    if name is None and not paths.is_path(thing):
         first, second = type(thing).__name__, thing
     return artifacts.log_artifact(
         to,
@@ -87,10 +86,6 @@ def _artifact(
         copy=copy,
         derived_from=derived_from,
     )
-
-
-def _is_file(thing: Any) -> bool:
-    return isinstance(thing, (str, os.PathLike))
 
 
 def _is_array(thing: Any) -> bool:

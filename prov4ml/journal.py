@@ -131,6 +131,7 @@ class Journal:
         self.deferred: deque[Deferred] = deque()
         self.definitions: list[bytes] = []
         self.closed = False
+        self.busy = False
         self.prologue: Callable[[], bytes] | None = None
         self._reset(who)
         first = self._make(SMALLEST)  # raises: the user can mend it before training starts
@@ -141,7 +142,6 @@ class Journal:
     def _reset(self, who: seg.Identity) -> None:
         self.who = who
         self.owner_pid = os.getpid()
-        self.busy = False
         self.introduced = False
         self.serial = 0
         self.size = SMALLEST
@@ -512,10 +512,19 @@ class Journal:
 
     # ------------------------------------------------------------------------------ forks
 
-    def forked(self, who: seg.Identity) -> None:
-        """In a forked child: forget the parent's files and begin a journal at the first event."""
-        self.deferred = deque()
-        self._reset(who)
+    def forked(self, who: Callable[[], seg.Identity]) -> None:
+        """In a forked child: forget the parent's files and begin a journal at the first event.
+
+        ``who`` makes the identity.  A signal handler that comes meanwhile finds a writer.
+        """
+        self.busy = True
+        self.deferred = deque()  # what lies there is the parent's
+        try:
+            self._reset(who())
+        finally:
+            self.busy = False
+            if self.deferred:
+                self.drain()
 
 
 def _is_metric(record: bytes) -> bool:
@@ -546,4 +555,4 @@ def _interrupts_writer() -> bool:
     return False
 
 
-WRITERS.update(f.__code__ for f in (Journal.append, Journal.drain, Journal._defer))
+WRITERS.update(f.__code__ for f in (Journal.append, Journal.drain, Journal._defer, Journal.forked))

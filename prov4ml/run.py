@@ -587,6 +587,7 @@ class Run:
             origin.python(),
             {**config.shaping(settings), "key": key, "job": where.job},
             part_of=part_of,
+            scheduler=where.scheduler,
         )
 
     def _child_introduction(self) -> bytes:
@@ -604,7 +605,7 @@ class Run:
 
     def after_fork(self) -> None:
         """In a forked child: from now on a journal of its own, and nothing else."""
-        self._journal.forked(self._identity(parent=self._started_producer()))
+        self._journal.forked(lambda: self._identity(parent=self._started_producer()))
         self._readback.restart()
         self._recorder.restart()
 

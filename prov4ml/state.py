@@ -48,12 +48,14 @@ __all__ = [
     "complete",
     "define",
     "ended",
+    "family",
     "pending",
     "ranks",
     "recut",
     "run_status",
     "sent",
     "sinks",
+    "unreachable",
 ]
 
 SKETCH: Final = 64
@@ -62,7 +64,9 @@ SKETCH: Final = 64
 Path = tuple[str, ...]
 
 _SIGTERM: Final = 15
+_SIGUSR1: Final = 10
 _AFTERMATH: Final = 30 * 10**9  # ns
+_NOTICED: Final = 2 * 10**9  # ns by which two ends may have been seen in the wrong order
 
 
 class Span(msgspec.Struct):
@@ -203,6 +207,7 @@ class RunState(msgspec.Struct):
     measured: dict[bytes, ev.ClockOffset] = msgspec.field(default_factory=dict)  # the latest ones
     run_ended: dict[int, ev.RunEnded] = msgspec.field(default_factory=dict)  # by attempt
     cursors: dict[str, int] = msgspec.field(default_factory=dict)  # log frame, by stream sink
+    leases: dict[bytes, ev.LeaseLost] = msgspec.field(default_factory=dict)  # the last one lost
     regained: dict[bytes, int] = msgspec.field(default_factory=dict)  # producer: last heard again
     cuts: dict[bytes, Cut] = msgspec.field(default_factory=dict)
 
@@ -456,6 +461,12 @@ def _finality(e: ev.RankEnded) -> tuple[bool, int, str, str, int, int, int]:
     return lost, -e.time if lost else e.time, e.status, e.known, code, signal, sent
 
 
+def _lease_lost(state: RunState, p: Producer, e: ev.LeaseLost) -> None:
+    old = state.leases.get(e.producer)
+    if old is None or (old.time, old.next or 0) < (e.time, e.next or 0):
+        state.leases[e.producer] = e
+
+
 def _lease_regained(state: RunState, p: Producer, e: ev.LeaseRegained) -> None:
     state.regained[e.producer] = max(e.time, state.regained.get(e.producer, e.time))
 
@@ -519,7 +530,7 @@ _APPLY: Final[dict[type, Callable[[RunState, Producer, Any], None]]] = {
     ev.Stored: _stored,
     ev.SinkCursor: _sink_cursor,
     ev.RankEnded: _rank_ended,
-    ev.LeaseLost: _nothing,
+    ev.LeaseLost: _lease_lost,
     ev.LeaseRegained: _lease_regained,
     ev.ClockOffset: _clock_offset,
     ev.SinkFailed: _sink_failed,
@@ -565,6 +576,16 @@ def clients(state: RunState) -> list[Producer]:
     return sorted(found, key=lambda p: p.key)
 
 
+def family(state: RunState, p: Producer) -> list[Producer]:
+    """A rank's process, then its forked children, theirs, and so on."""
+    rank = (p.key[0], p.key[1])
+    forked = [c for c in clients(state) if c.key[:2] == rank and c.started and c.started.parent]
+    found = [p]
+    for member in found:
+        found += [c for c in forked if c.started is not None and c.started.parent == member.id]
+    return found
+
+
 def sent(state: RunState, p: Producer) -> int:
     """Events of accepted calls, as far as anybody knows."""
     end = state.ends.get(p.id)
@@ -596,19 +617,36 @@ def ended(state: RunState, p: Producer) -> End:
             return RUNNING
         return End("unreachable", "none", over)
     status = witness.status
-    if status == "killed" and witness.signal == _SIGTERM:
-        if p.started is not None and p.started.launcher == "slurm":
-            status = "preempted"
-        elif _follows_bad_end(state, p, witness.time):
+    if status == "killed":
+        if witness.signal == _SIGTERM and _follows_bad_end(state, p, witness.time):
             status = "stopped"
+        elif _preempts(p, witness.signal):
+            status = "preempted"
     return End(status, witness.known, witness.time, exit_code=witness.exit_code)
 
 
+def unreachable(state: RunState, producer: bytes) -> bool:
+    """Whether a process lost its lease and nothing was heard of it since.
+
+    The order of its own events tells what came later, whatever its clock says; a log from before
+    that was written down has only the clocks.
+    """
+    lost = state.leases.get(producer)
+    if lost is None or state.regained.get(producer, lost.time - 1) >= lost.time:
+        return False
+    p = state.producers.get(producer)
+    if p is None:
+        return True
+    return p.next <= lost.next if lost.next is not None else _heard(state, p) <= lost.time
+
+
 def _witness(state: RunState, p: Producer) -> ev.RankEnded | None:
-    """What was seen of a rank's end, unless it was heard of again since."""
+    """What was seen of a rank's end; or that it cannot be seen, unless it was heard of since."""
     seen = state.ends.get(p.id)
     if seen is not None and seen.status == "unreachable" and seen.time < _heard(state, p):
-        return None
+        seen = None
+    if seen is None and unreachable(state, p.id):
+        return ev.RankEnded(state.leases[p.id].time, p.id, "unreachable", "none")
     return seen
 
 
@@ -632,16 +670,25 @@ def _follows_bad_end(state: RunState, p: Producer, time: int) -> bool:
     for other in ranks(state, p.started.attempt):
         if other.id == p.id:
             continue
-        end = state.ends.get(other.id)
+        end = _witness(state, other)
         when: int | None = None
         if other.ended is not None:
             if other.ended.status != "finished":
                 when = other.ended.time + state.offsets.get(other.id, 0)
-        elif end is not None and end.status != "finished" and end.signal != _SIGTERM:
-            when = end.time
-        if when is not None and 0 <= time - when <= _AFTERMATH:
+        elif end is not None and end.status not in ("finished", "unreachable"):
+            told = end.signal == _SIGTERM or _preempts(other, end.signal)
+            when = None if told else end.time
+        if when is not None and -_NOTICED <= time - when <= _AFTERMATH:
             return True
     return False
+
+
+def _preempts(p: Producer, signal: int | None) -> bool:
+    """Whether the scheduler takes a process's machine away by this signal."""
+    s = p.started
+    if s is None or "slurm" not in (s.scheduler, s.launcher):
+        return False
+    return signal in (_SIGTERM, _SIGUSR1)
 
 
 def attempts(state: RunState) -> list[int]:
@@ -651,17 +698,18 @@ def attempts(state: RunState) -> list[int]:
 def attempt_status(state: RunState, attempt: int) -> End:
     """The attempt's earliest bad end, else "finished" when all ranks have ended.
 
-    A rank that cannot be seen is no end that anybody saw: it counts when there is no other.  So
-    does one that had not come when the run was closed.
+    A rank that was stopped was so because of another's end.  A rank that cannot be seen is no end
+    that anybody saw: it counts when there is no other.  So does one that had not come when the
+    run was closed.
     """
     ends = [(ended(state, p), p) for p in ranks(state, attempt)]
     bad = [
-        (e.status == "unreachable", e.time or 0, p.key, e)
+        (e.status == "unreachable", e.status == "stopped", e.time or 0, p.key, e)
         for e, p in ends
         if e.status not in ("finished", "running")
     ]
     if bad:
-        return min(bad, key=lambda item: item[:3])[3]
+        return min(bad, key=lambda item: item[:4])[4]
     if not complete(state, attempt):
         over = _closed(state, attempt)
         if over is None or any(e.status == "running" for e, _ in ends):
