@@ -478,28 +478,46 @@ def log_artifacts(
 
 def log_input(
     inp: Any,
-    name: str | None = None,
+    name: str | bool | None = None,
     context: str | None = None,
     step: int | None = None,
     *,
     copy: bool = True,
     derived_from: Derivable = None,
+    log_copy_in_prov_directory: bool | None = None,
 ) -> Reference:
     """Whatever the run used; see ``Run.log_input``."""
-    return _current().log_input(inp, name, context, step, copy=copy, derived_from=derived_from)
+    return _current().log_input(
+        inp,
+        name,
+        context,
+        step,
+        copy=copy,
+        derived_from=derived_from,
+        log_copy_in_prov_directory=log_copy_in_prov_directory,
+    )
 
 
 def log_output(
     out: Any,
-    name: str | None = None,
+    name: str | bool | None = None,
     context: str | None = None,
     step: int | None = None,
     *,
     copy: bool = True,
     derived_from: Derivable = None,
+    log_copy_in_prov_directory: bool | None = None,
 ) -> Reference:
     """Whatever the run made; see ``Run.log_output``."""
-    return _current().log_output(out, name, context, step, copy=copy, derived_from=derived_from)
+    return _current().log_output(
+        out,
+        name,
+        context,
+        step,
+        copy=copy,
+        derived_from=derived_from,
+        log_copy_in_prov_directory=log_copy_in_prov_directory,
+    )
 
 
 def log_dataset(

@@ -101,6 +101,7 @@ class Recorder:
         self.layers: dict[str, tuple[str, int]] = {}  # by model: its layers' hash, their number
         self.given: set[str] = set()  # what of the run's origin a call has told
         self.said: set[str] = set()  # what is said once
+        self.counts: dict[str, int] = {}  # of things that are named by their number
         self.references = References(*self._place())
         self.known = Ledger()
         self._numbers = itertools.count(1)

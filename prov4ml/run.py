@@ -406,14 +406,18 @@ class Run:
     def log_input(
         self,
         inp: Any,
-        name: str | None = None,
+        name: str | bool | None = None,
         context: str | None = None,
         step: int | None = None,
         *,
         copy: bool = True,
         derived_from: Derivable = None,
+        log_copy_in_prov_directory: bool | None = None,
     ) -> Reference:
         """Whatever the run used: what ``log_artifact`` or ``log_dataset`` takes."""
+        name, copy = legacy.either(name, copy)  # yProv4ML says there whether to copy
+        if log_copy_in_prov_directory is not None:
+            copy = log_copy_in_prov_directory
         return inputs.log_input(
             self._recorder, inp, name, context, step, copy=copy, derived_from=derived_from
         )
@@ -421,14 +425,18 @@ class Run:
     def log_output(
         self,
         out: Any,
-        name: str | None = None,
+        name: str | bool | None = None,
         context: str | None = None,
         step: int | None = None,
         *,
         copy: bool = True,
         derived_from: Derivable = None,
+        log_copy_in_prov_directory: bool | None = None,
     ) -> Reference:
         """Whatever the run made: what ``log_artifact`` or ``log_model`` takes."""
+        name, copy = legacy.either(name, copy)  # yProv4ML says there whether to copy
+        if log_copy_in_prov_directory is not None:
+            copy = log_copy_in_prov_directory
         return inputs.log_output(
             self._recorder, out, name, context, step, copy=copy, derived_from=derived_from
         )
@@ -458,7 +466,7 @@ class Run:
         """
         label = legacy.one_of_two("log_dataset", label=label, dataset_label=dataset_label)
         dataset, label = legacy.named(dataset, label)
-        context, log_dataset_info = legacy.third(context, log_dataset_info)
+        context, log_dataset_info = legacy.either(context, log_dataset_info)
         return datasets.log_dataset(
             self._recorder,
             dataset,
@@ -535,7 +543,7 @@ class Run:
         ``log_as_artifact=False``: its weights are not kept.
         """
         model, model_name = legacy.named(model, model_name)
-        context, log_model_info = legacy.third(context, log_model_info)
+        context, log_model_info = legacy.either(context, log_model_info)
         return checkpoints.log_version(
             self._recorder,
             "model",
