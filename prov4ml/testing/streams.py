@@ -63,6 +63,20 @@ _OUTER = (
 _VALUES = (0.0, -0.0, 1.5, 0.1, 0.2, 0.3, 1e300, -1e300, float("nan"), float("inf"), float("-inf"))
 
 
+_SOURCES = (
+    *(0, 1, 1, 2, 2, 3, 4),
+    f"https://w3id.org/prov4ml/run/{RUN}/attempt/1/rank/0/artifact/1",
+    f"https://w3id.org/prov4ml/run/{RUN}/attempt/1/rank/1/artifact/2",
+    f"http://lab.example#run/{RUN}/attempt/2/rank/0/artifact/1",
+    f"https://w3id.org/prov4ml/run/{RUN}/attempt/2/rank/2/child/0123456789abcdef/artifact/1",
+    f"https://w3id.org/prov4ml/run/{RUN}/run",  # an activity
+    "https://w3id.org/prov4ml/run/0190b6f2-7c1e-7000-8000-000000000001/attempt/1/rank/0/artifact/7",
+    "https://lab.example/a#b%20c",  # what a run may say that it is part of
+    "https://data.example/sets/7?v=2",
+    "no iri",
+)
+
+
 def _times() -> st.SearchStrategy[int]:
     """Close to each other, equal, or apart by less than documents print; in no order."""
     return st.integers(0, 40).map(lambda n: START + n * 400)
@@ -166,8 +180,25 @@ def _client_events() -> st.SearchStrategy[ev.Event | str]:
         st.builds(ev.Tag, time, name, st.sampled_from(("x", "y"))),
         st.builds(ev.ContextStarted, time, path),
         st.builds(ev.ContextEnded, time, path),
-        st.builds(ev.Split, time, name, path, st.none() | st.integers(1, 3), _scalars(), activity),
-        st.builds(ev.Source, time, st.none() | name, commit=st.none() | st.just("5880068")),
+        st.builds(
+            ev.Split,
+            time,
+            name,
+            path,
+            st.none() | st.integers(1, 3),
+            _scalars(),
+            parent=st.sampled_from(_NAMES),
+            activity=activity,
+        ),
+        st.builds(
+            ev.Source,
+            time,
+            st.none() | name,
+            commit=st.none() | st.just("5880068"),
+            attributes=st.sampled_from(
+                ({}, {}, {"dirty": True, "diff": 1}, {"dirty": False}, {"sources": 2, "diff": "x"})
+            ),
+        ),
         st.builds(ev.Command, time, st.tuples(name)),
         st.builds(ev.Host, time, name, _scalars()),
         st.builds(ev.ClockStepped, time, st.integers(-5, 5)),
@@ -177,7 +208,16 @@ def _client_events() -> st.SearchStrategy[ev.Event | str]:
             time,
             st.just(0),  # numbered afterwards
             st.sampled_from(
-                ("checkpoint", "checkpoint", "model", "artifact", "dataset", "environment")
+                (
+                    "checkpoint",
+                    "checkpoint",
+                    "model",
+                    "artifact",
+                    "dataset",
+                    "environment",
+                    "layers",
+                    "diff",
+                )
             ),
             st.sampled_from(_NAMES[:2]),
             st.none() | name,
@@ -185,7 +225,10 @@ def _client_events() -> st.SearchStrategy[ev.Event | str]:
             context=path,
             step=st.none() | st.integers(0, 9),
             use=st.sampled_from(("generated", "generated", "used", "")),
-            attributes=_scalars(),
+            attributes=_scalars() | st.builds(lambda n: {"layers": n}, st.integers(1, 4)),
+            derived=st.lists(st.sampled_from(_SOURCES), max_size=3).map(tuple),
+            tuned=st.integers(0, 2),
+            folder=st.sampled_from((0, 0, 0, 1, 2, 3)),
             activity=activity,
         ),
     )

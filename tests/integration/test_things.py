@@ -258,7 +258,9 @@ def test_a_childs_artifact_derives_from_its_parents(
 ) -> None:
     """A forked process names what was made before the fork, and its own as the documents do."""
     child, one, two = isolated.script(FORKED, **PATIENT).stdout.split()
-    left = read(isolated.only_run())
+    run = isolated.only_run()
+    isolated.wait(lambda: isolated.manifest(run)["closed"], "the child's end is known too")
+    left = read(run)
     assert left.document == left.provn
     assert broken_rules(left.document) == []
     rows = left.ask(f"SELECT ?s WHERE {{ <{child}> prov:wasDerivedFrom ?s }}")
