@@ -74,12 +74,16 @@ class Isolated:
         )
 
     def run(
-        self, *command: str, code: int | None = 0, **environment: str
+        self,
+        *command: str,
+        code: int | None = 0,
+        most: float = _PATIENCE,
+        **environment: str,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program here; ``code`` is how it must end (None: any way)."""
+        """Run a program here; ``code`` is how it must end (None: any way), within ``most`` s."""
         with self.spawn(*command, **environment) as child:
             try:
-                out, err = child.communicate(timeout=_PATIENCE)
+                out, err = child.communicate(timeout=most)
             except BaseException:
                 child.kill()
                 raise

@@ -327,6 +327,7 @@ def _collector(draw: st.DrawFn, clients: list[bytes]) -> list[ev.Event | str]:
             who,
             st.sampled_from(("died", "killed", "unreachable")),
             st.sampled_from(("pidfd", "none")),
+            signal=st.sampled_from((None, 9, 15)),
             sent=st.none() | st.integers(0, 40),
         ),
         st.builds(
@@ -346,7 +347,8 @@ def _collector(draw: st.DrawFn, clients: list[bytes]) -> list[ev.Event | str]:
         ),
         st.builds(ev.RunEnded, time, st.integers(1, 2)),
         st.builds(ev.Received, time, who, st.integers(0, 9), st.integers(0, 9)),
-        st.builds(ev.LeaseLost, time, who),
+        st.builds(ev.LeaseLost, time, who, st.none() | st.integers(0, 20)),
+        st.builds(ev.LeaseRegained, time, who),
     )
     opened = ev.RunOpened(draw(time), RUN, "/prov/digits_0", draw(st.sampled_from(((), ("svg",)))))
     first = ev.CollectorStarted(START, "node00", 1, "0.1.0")
