@@ -39,7 +39,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest tests/unit/test_docs.py tests/unit/test_sinks_docs.py tests/unit/test_format_doc.py
+	$(BIN)/python -m pytest tests/unit/test_docs.py tests/unit/test_calls_doc.py tests/unit/test_sinks_docs.py tests/unit/test_format_doc.py
 
 test: check browser
 	$(BIN)/python -m pytest -m "not soak"

@@ -38,25 +38,37 @@ def log_version(
     is_input: bool = False,
     copy: bool = True,
     derived_from: Derivable = None,
+    described: bool = True,
+    layered: bool = True,
+    kept: bool = True,
 ) -> Reference:
-    """``kind``: "checkpoint" or "model" (the final one); see ``Run.save_model_version``."""
+    """``kind``: "checkpoint" or "model" (the final one); see ``Run.save_model_version``.
+
+    ``described``: say what it is; ``layered``: with the tree of its layers.  ``kept``: with its
+    weights; else only that it was there.
+    """
     name = hot.text("model_name", model_name)
     use = "used" if is_input else "generated"
     where = artifacts.place(
         to, context, step, epoch, use=use, derived_from=derived_from, model=name
     )
-    if paths.is_path(model):
+    if kept and paths.is_path(model):
         if format is not None:
             raise UsageError("format: a file or folder is kept as it is; format is for objects")
         ending = os.path.splitext(os.fsdecode(model))[1].lstrip(".")
-        facts: dict[str, Scalar] = {"format": paths.plain(ending) or "file"}
+        facts: dict[str, Scalar] = {"format": paths.plain(ending) or "file"} if described else {}
         return artifacts.log_path(
             to, kind, name, model, where, copy=copy, argument="model", facts=facts
         )
     saver = saving.saver(model, format)
-    facts = {"format": saver.format, **saving.facts(model)}
-    _tell_layers(to, name, model, where, facts)
+    facts = saving.facts(model) if described else {}
+    if layered:
+        _tell_layers(to, name, model, where, facts)
     n = to.number()
+    if not kept:
+        return to.occurrence(n, kind, name, Handed(), facts=facts, **where._asdict())
+    if described:
+        facts = {"format": saver.format, **facts}
     folder: list[Path] = []
     try:
         handed = to.hand_over(name, n, lambda incoming, file: saver.write(incoming, file, folder))

@@ -16,6 +16,8 @@ from prov4ml.errors import UsageError
 
 __all__ = [
     "address",
+    "compressor",
+    "count",
     "directory",
     "flag",
     "flag_of",
@@ -36,7 +38,7 @@ def text(value: Any) -> str:
         raise TypeError(f"must be text, not {type(value).__name__}")
     if not value:
         raise ValueError("must not be empty")
-    return value
+    return str.__str__(value)
 
 
 def flag(value: Any) -> bool:
@@ -99,6 +101,19 @@ def size(value: Any) -> int:
     if not 0 < value < 1 << 62:
         raise ValueError("must be more than 0 bytes")
     return value
+
+
+def count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"must be an integer, not {type(value).__name__}")
+    if not 0 <= value < 1 << 62:
+        raise ValueError("must be 0 or more")
+    return int(value)
+
+
+def compressor(value: Any) -> str | bool:
+    """The name of a compression, or whether there is to be one."""
+    return value if isinstance(value, bool) else text(value).lower()
 
 
 def names(value: Any) -> tuple[str, ...]:

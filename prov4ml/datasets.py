@@ -37,8 +37,9 @@ def log_dataset(
     about: str | os.PathLike[str] | None,
     derived_from: Derivable,
     step: int | None = None,
+    described: bool = True,
 ) -> Reference:
-    """See ``Run.log_dataset``; ``about`` is its ``croissant``."""
+    """See ``Run.log_dataset``; ``about`` is its ``croissant``.  ``described``: say what it is."""
     name = hot.text("label", label)
     where = artifacts.place(to, context, step, use="used", derived_from=derived_from)
     facts = {} if about is None else _croissant(about)
@@ -61,23 +62,29 @@ def log_dataset(
         )
     if dataset is None:
         raise TypeError("dataset must be a dataset, a data loader or a path, not None")
-    return _object(to, name, dataset, where, facts, hash)
+    return _object(to, name, dataset, where, facts, hash, described)
 
 
 def _object(
-    to: Recorder, name: str, dataset: Any, where: Place, facts: dict[str, ev.Scalar], hash: bool
+    to: Recorder,
+    name: str,
+    dataset: Any,
+    where: Place,
+    facts: dict[str, ev.Scalar],
+    hash: bool,
+    described: bool,
 ) -> Reference:
     try:
-        described = dataset_facts.describe(dataset)
+        found = dataset_facts.describe(dataset)
     except Exception as error:  # an object that cannot even be asked
         raise contents.complaint("dataset", dataset, "described", error) from error
-    told = described.facts | facts
-    if hash and described.whole is None:
+    told = found.facts | facts if described else facts
+    if hash and found.whole is None:
         told["fingerprint"] = tables.digest(dataset)
     elif hash:
         told["indices"] = tables.indices_digest(contents.peek(dataset, "indices"))
-    if described.whole is None:
-        for part in described.parts:
+    if found.whole is None:
+        for part in found.parts:
             known = _recall(to, part)
             if known is not None:
                 where = _derived(where, known[0], to)
@@ -85,11 +92,11 @@ def _object(
         if where.at:
             to.append(ev.Split(to.now(), name, where.at, made.n, told))
         return made
-    whole, parent = _root(to, dataset, described.whole)
+    whole, parent = _root(to, dataset, found.whole)
     known = _recall(to, whole)
     if known is None:
         title = f"{type(whole).__name__} of {name}"
-        inner = dataset_facts.describe(whole).facts
+        inner = dataset_facts.describe(whole).facts if described else {}
         made = _occurrence(to, title, whole, inner, where._replace(at=(), step=None))
     elif where.derived:
         raise UsageError(

@@ -18,7 +18,7 @@ import struct
 import threading
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Final, cast
 
@@ -26,7 +26,7 @@ import msgspec
 
 from prov4ml.errors import FormatError, UsageError
 
-__all__ = ["SEGMENT", "EventLog", "Frame", "Reader"]
+__all__ = ["SEGMENT", "EventLog", "Frame", "Held", "Reader"]
 
 MAGIC: Final = b"P4MLLOG1"
 SEGMENT: Final = 64 << 20
@@ -47,12 +47,16 @@ class Frame(msgspec.Struct, frozen=True):
     batch: bytes
 
 
+class Held(UsageError):
+    """Nobody may write the log now: the run is being closed, by us or by another collector."""
+
+
 class EventLog:
     """The writer.  Opening it continues an existing log and cuts a torn frame off its end.
 
     ``frames`` counts the frames, ``synced`` those that a power cut leaves.
-    ``next`` holds the next sequence of each producer.  Raises ``UsageError`` while another
-    collector writes it.
+    ``next`` holds the next sequence of each producer.  Raises ``Held`` while another collector
+    writes it.
     """
 
     def __init__(self, directory: Path, run: str) -> None:
@@ -97,11 +101,16 @@ class EventLog:
         self._size = len(header)
 
     def append(self, producer: bytes, first: int, count: int, batch: bytes) -> int:
-        """Write one frame (not yet synced) and give back its number.  Raises ``OSError``."""
+        """Write one frame (not yet synced) and give back its number.
+
+        Raises ``OSError``, and ``Held`` once it is finished.
+        """
         rest = _REST.pack(producer, first, count)
         crc = zlib.crc32(batch, zlib.crc32(rest))
         data = b"".join((struct.pack("<II", len(batch), crc), rest, batch))
         with self._lock:
+            if self._file.closed:
+                raise Held(f"{self.directory} is finished")
             if self._size > SEGMENT:
                 self._turn()
             try:
@@ -126,18 +135,27 @@ class EventLog:
     def sync(self) -> int:
         """Make everything appended so far safe; gives back how many frames are."""
         with self._lock:
-            frames, number = self.frames, self._file.fileno()
-            os.fdatasync(number)
-            self.synced = frames
+            frames = self.frames
+            if not self._file.closed:
+                os.fdatasync(self._file.fileno())
+                self.synced = frames
         return frames
 
-    def close(self) -> None:
+    def finish(self) -> None:
+        """Nothing more is written; nobody else may write before ``close``."""
         with self._lock:
             if not self._file.closed:
                 os.fdatasync(self._file.fileno())
                 self.synced = self.frames
                 self._file.close()
-                os.close(self._guard)  # lets the next writer in
+
+    def close(self) -> None:
+        """Let the next writer in."""
+        self.finish()
+        with self._lock:
+            if self._guard >= 0:
+                os.close(self._guard)
+                self._guard = -1
 
 
 def _lock(directory: Path) -> int:
@@ -147,12 +165,15 @@ def _lock(directory: Path) -> int:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
-        raise UsageError(f"another collector writes {directory}") from None
+        raise Held(f"another collector writes {directory}") from None
     return fd
 
 
-def compress(directory: Path) -> None:
-    """Seal all files of a log that nobody writes any more."""
+def compress(directory: Path, stop: Callable[[], bool] = lambda: False) -> None:
+    """Seal all files of a log that nobody writes any more.
+
+    ``stop``: asked often; somebody wants to go on with the log, sealed or not.
+    """
     for path in _files(directory):
         if path.suffix != ".log":
             continue
@@ -161,10 +182,13 @@ def compress(directory: Path) -> None:
         with open(path, "rb") as source, open(beside, "wb") as raw:
             # Level 1: points are mostly noise, 6 takes five times as long and saves 6 %.
             with gzip.GzipFile("", "wb", 1, raw, mtime=0) as target:
-                while part := source.read(1 << 20):
+                while not stop() and (part := source.read(1 << 20)):
                     target.write(part)
             raw.flush()
             os.fsync(raw.fileno())
+        if stop():
+            beside.unlink()
+            return
         os.replace(beside, sealed)
         path.unlink()
 

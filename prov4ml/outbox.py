@@ -6,6 +6,7 @@ After a rewind it may begin a little earlier than asked for; the collector cuts 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -55,8 +56,11 @@ class Source(Protocol):
 
     def stretches(self) -> list[Stretch]: ...
 
-    def release(self, acked: int) -> None:
-        """Remove what is acked."""
+    def alive(self) -> bool:
+        """Whether the process that writes it lives."""
+
+    def release(self, acked: int, over: bool) -> bool:
+        """Remove what is acked (``over``: nothing more comes); whether something is left."""
 
 
 class OwnJournal:
@@ -75,8 +79,12 @@ class OwnJournal:
             found.append(_committed_of(mark.segment, mark.count << 32 | mark.size))
         return found
 
-    def release(self, acked: int) -> None:
+    def alive(self) -> bool:
+        return True
+
+    def release(self, acked: int, over: bool) -> bool:
         self.journal.release(acked)
+        return True
 
 
 def _committed_of(s: seg.Segment, commit: int) -> Stretch:
@@ -107,12 +115,26 @@ class ChildJournal:
             self._read[path] = known[path]
         return sorted((stretch for _, stretch in self._read.values()), key=lambda s: s.first)
 
-    def release(self, acked: int) -> None:
-        over = not process.alive(self.pid, self.pid_start, process.boot_id())
+    def alive(self) -> bool:
+        try:
+            os.kill(self.pid, 0)  # the cheap question; a zombie and a stranger say yes, too
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
+        return process.alive(self.pid, self.pid_start, process.boot_id())
+
+    def release(self, acked: int, over: bool) -> bool:
         stretches = self.stretches()
-        for stretch in stretches if over else stretches[:-1]:
-            if stretch.first + stretch.count <= acked:
+        left = [s for s in stretches if s.first + s.count > acked]
+        if not over and stretches and stretches[-1] not in left:
+            left.append(stretches[-1])  # it writes there
+        for stretch in stretches:
+            if stretch not in left:
                 stretch.path.unlink(missing_ok=True)
+        if over and not left:
+            spool.remove_empty(self._places, self._run, self.producer)
+        return bool(left)
 
 
 def _stretch_of(path: Path) -> Stretch:
@@ -136,6 +158,8 @@ class Outbox:
         self.producer = source.producer
         self.welcome = False  # the collector has told us its next sequence
         self.asked = 0.0  # when we last said hello (monotonic s)
+        self.spoke = 0.0  # when we last sent something else
+        self.due = 0.0  # when a child's is to be looked at again
         self.sent = 0
         self.acked = 0
         self._tabled: Path | None = None
@@ -155,9 +179,7 @@ class Outbox:
         self.ack(sequence)
 
     def ack(self, sequence: int) -> None:
-        if sequence > self.acked:
-            self.acked = sequence
-            self.source.release(sequence)
+        self.acked = max(self.acked, sequence)
         self.sent = max(self.sent, sequence)
         self._flying = [item for item in self._flying if item[0] > sequence]
 
@@ -170,7 +192,10 @@ class Outbox:
             while s.first + s.count > self.sent:
                 start, end = self._next(s, marks)
                 count = end[1] - start[1]
-                batch = wire.array_header(count) + s.read(start[0], end[0])
+                try:
+                    batch = wire.array_header(count) + s.read(start[0], end[0])
+                except FileNotFoundError:
+                    break  # its process is dead, and the collector has taken what it left
                 tables = [] if self._tabled == s.path else wire.split(s.table)
                 lost = max(0, s.first - self.sent)  # dropped on a full disk
                 yield Parcel(s.first + start[1], count, batch, tables, lost)
@@ -192,6 +217,11 @@ class Outbox:
         later = [c for c in cuts if c[1] > start[1] and c[1] <= s.count]
         near = [c for c in later if c[0] - start[0] <= wire.MAX_BATCH - 5]
         return start, near[-1] if near else later[0]
+
+    def release(self) -> bool:
+        """Remove what is acked; whether nothing is left and nothing more will come."""
+        over = not self.source.alive()  # asked first: then all it wrote before its end is seen
+        return not self.source.release(self.acked, over) and over
 
     def committed(self) -> int:
         """The sequence behind the last committed event."""

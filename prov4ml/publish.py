@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from prov4ml import (
     documents,
     eventlog,
@@ -36,7 +38,7 @@ from prov4ml.feed import Feed
 from prov4ml.talk import short
 from prov4ml.version import VERSION
 
-__all__ = ["Publisher", "fold", "replay"]
+__all__ = ["Publisher", "check_kept", "fold", "replay"]
 
 _KEY: Final = re.compile(r"[0-9a-f.-]+")  # a marker's name, as it may come over the wire
 _SNAPSHOT: Final = 60.0  # s between documents of a running run
@@ -97,6 +99,21 @@ def standing(of: state.RunState, events: Path, frames: int | None, known: Cuts) 
     return again
 
 
+def check_kept(directory: Path) -> None:
+    """Raises ``UsageError`` for a run that is over and whose events were removed.
+
+    Documents made of what came since would take the place of those that tell all of it.
+    """
+    if (directory / "events").is_dir():
+        return
+    try:
+        closed = msgspec.json.decode((directory / "run.json").read_bytes()).get("closed")
+    except (OSError, AttributeError, msgspec.DecodeError):
+        return
+    if closed is not None:
+        raise UsageError("the run is over and keeps no events (keep_events = false)")
+
+
 class Publisher:
     """Follows one run.  All methods on one thread; stream sinks have theirs."""
 
@@ -116,6 +133,7 @@ class Publisher:
         self.directory = directory
         self.state = state.RunState()
         self.closed: wire.Closed | None = None
+        self.followed = False  # whether all that the log held when it was opened is folded
         self._id = os.urandom(16)
         self._sequence = 0
         self._lock = threading.Lock()
@@ -138,8 +156,8 @@ class Publisher:
             self._sequence += 1
             return number
 
-    def rank_ended(self, event: ev.RankEnded) -> None:
-        """A rank's end, seen by somebody else; from any thread."""
+    def tell(self, event: ev.RankEnded | ev.LeaseLost | ev.LeaseRegained) -> None:
+        """What somebody else saw of a process; from any thread."""
         self._emit(event)
 
     # ------------------------------------------------------------------------- following
@@ -148,6 +166,7 @@ class Publisher:
         """Fold what is safe in the log, open sinks when the run is known, store bytes."""
         for frame in self._reader.read(self.log.synced):
             take(self.state, frame)
+        self.followed = True
         started = next(state.ranks(self.state), None)
         if started is None or started.started is None:
             return
@@ -243,7 +262,7 @@ class Publisher:
     # ------------------------------------------------------------------------------- end
 
     def close(self) -> wire.Closed:
-        """Seal the outputs, end the run, write the documents; the log is closed and packed."""
+        """Seal the outputs, end the run, write the documents; nothing more comes into the log."""
         salvage.append_undelivered(self.log, self.directory)
         self.log.sync()
         self.follow()
@@ -265,26 +284,33 @@ class Publisher:
         self._record()
         self._tidy()
         self._write(time.monotonic())
-        self.log.close()
         self._keeper.stop()
+        self.log.finish()
+        if not all(s.settings.get("keep_events", True) for s in self._introductions()):
+            shutil.rmtree(self.log.directory, ignore_errors=True)
         self.closed = self._last_word()
         return self.closed
 
-    def pack(self) -> None:
-        """After the end: compress the log (or remove it), tidy up what is delivered."""
-        started = next(state.ranks(self.state), None)
-        settings = started.started.settings if started and started.started else {}
-        key = settings.get("key")
-        if isinstance(key, str) and _KEY.fullmatch(key):
-            restarts = state.run_status(self.state).status != "finished"
-            rundir.release(self.directory, key, restarts=restarts)
-        incoming = self.directory / "artifacts" / ".incoming"
-        if incoming.is_dir() and not any(incoming.iterdir()):
-            incoming.rmdir()
-        if settings.get("keep_events", True):
-            eventlog.compress(self.log.directory)
-        else:
-            shutil.rmtree(self.log.directory, ignore_errors=True)
+    def pack(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """After the end: tidy up what is delivered, compress the log, let go of it.
+
+        ``stop``: somebody wants to go on with the run, so the log stays as it is.
+        """
+        try:
+            bad = state.run_status(self.state).status != "finished"
+            over = state.attempts(self.state)
+            for key in {s.settings.get("key") for s in self._introductions()}:
+                if isinstance(key, str) and _KEY.fullmatch(key):
+                    rundir.release(self.directory, key, over, restarts=bad)
+            incoming = self.directory / "artifacts" / ".incoming"
+            if incoming.is_dir() and not any(incoming.iterdir()):
+                incoming.rmdir()
+            eventlog.compress(self.log.directory, stop)
+        finally:
+            self.log.close()
+
+    def _introductions(self) -> list[ev.Started]:
+        return [p.started for p in state.ranks(self.state) if p.started is not None]
 
     def abandon(self) -> None:
         """Let go of a run that is not over: documents as of now, the log closed."""

@@ -10,33 +10,41 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Never, TypeVar, overload
 
 import msgspec
 
 from prov4ml import (
+    activities,
+    aggregates,
     artifacts,
     checkpoints,
     config,
+    contexts,
     datasets,
+    flops,
+    hardware,
     hot,
     inputs,
+    legacy,
     origin,
     params,
     process,
     rundir,
     service,
     spool,
+    timers,
 )
 from prov4ml import events as ev
 from prov4ml import segment as seg
 from prov4ml.errors import UsageError
 from prov4ml.journal import Journal
 from prov4ml.leaving import leave
+from prov4ml.readback import Readback
 from prov4ml.recorder import Recorder
 from prov4ml.references import Derivable, Reference
 from prov4ml.sender import Sender
@@ -47,6 +55,8 @@ __all__ = ["Context", "Run"]
 
 _encode = msgspec.msgpack.encode
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 
 class Context(str, Enum):
     """The usual contexts; any other non-empty string is one too."""
@@ -54,6 +64,9 @@ class Context(str, Enum):
     TRAINING = "training"
     VALIDATION = "validation"
     TESTING = "testing"
+    EVALUATION = "evaluation"
+    DATASETS = "datasets"
+    MODELS = "models"
 
     def __str__(self) -> str:
         return self.value
@@ -98,7 +111,17 @@ class Run:
         self._started = self._introduction(claimed.key, part_of)
         self._journal.append(_encode(self._started))
         self._journal.prologue = self._child_introduction
-        self._metrics = hot.bind(self._journal, self._clock)
+        self._readback = Readback(self._journal, hot.number)
+        self._metrics = hot.nowhere(hot.checked)  # of other ranks, when only rank 0 is to log them
+        if settings.collect_all_processes or where.rank == 0:
+            self._metrics = hot.bind(
+                self._journal,
+                self._clock,
+                self._readback,
+                self._recorder.parents,
+                self._recorder.watchers,
+            )
+        self._recorder.metrics = self._metrics
         self.log_metric, _ = hot.follower(self._metrics)
         self._service = service.find(environment) if settings.address == "auto" else None
         self._sender = Sender(
@@ -135,51 +158,184 @@ class Run:
         for key, value in metrics.items():
             self.log_metric(key, value, context, step, source, timestamp)
 
-    def log_param(self, key: str, value: Any) -> None:
+    def log_param(
+        self,
+        key: str,
+        value: Any,
+        context: str | None = None,
+        source: str | None = None,
+        is_input: bool = False,
+    ) -> None:
         """A parameter: any value; numbers exactly, lists and dicts as JSON, objects as text.
 
         Another value for the same key is kept as a revision of the first, with a warning.
+        ``context``: it is used there too, not by the run alone.  ``source``: where it came from.
+        ``is_input`` has no effect: every parameter is an input.
         """
-        params.log_param(self._recorder, key, value)
+        params.log_param(self._recorder, key, value, context, source)
 
-    def log_params(self, params: Mapping[str, Any]) -> None:
+    def log_params(
+        self, params: Mapping[str, Any], context: str | None = None, source: str | None = None
+    ) -> None:
         """``log_param`` for each item."""
         if not isinstance(params, Mapping):
             raise TypeError(f"params must be a mapping, not {type(params).__name__}")
         for key, value in params.items():
-            self.log_param(key, value)
+            self.log_param(key, value, context, source)
+
+    def log_system_metrics(
+        self,
+        context: str | None = None,
+        step: int | None = None,
+        synchronous: bool = True,
+        timestamp: Any = None,
+    ) -> None:
+        """Marks a moment at which the machine is to be measured.  Not recorded yet."""
+        hardware.mark(self._recorder, "log_system_metrics", context, step, timestamp)
+
+    def log_carbon_metrics(
+        self,
+        context: str | None = None,
+        step: int | None = None,
+        synchronous: bool = True,
+        timestamp: Any = None,
+    ) -> None:
+        """Marks a moment at which energy is to be measured.  Not recorded yet."""
+        call = "" if self.settings.disable_codecarbon else "log_carbon_metrics"
+        hardware.mark(self._recorder, call, context, step, timestamp)
 
     def set_tag(self, key: str, value: Any) -> None:
         """A tag of the run; the last value of a key counts."""
         text = hot.text("value", str(value)) if str(value) else ""
         self._recorder.append(ev.Tag(self._clock.now(), hot.text("key", key), text))
 
-    @contextmanager
-    def context(self, name: str) -> Iterator[None]:
+    # --------------------------------------------------------- what the calls are part of
+
+    def context(self, name: str) -> AbstractContextManager[None]:
         """The default context of the calls inside; may be nested."""
-        path = (hot.scope.get() or ()) + hot.context_path(name)
-        self._recorder.append(ev.ContextStarted(self._clock.now(), path))
-        token = hot.scope.set(path)
-        try:
-            yield
-        finally:
-            hot.scope.reset(token)
-            self._recorder.append(ev.ContextEnded(self._clock.now(), path))
+        return contexts.context(self._recorder, name)
+
+    def log_context(self, context: str, is_subcontext_of: str | None = None) -> None:
+        """A context, also one in which nothing happens; and where it stands.
+
+        From now on the name given to any call means the context inside ``is_subcontext_of``.
+        Raises ``UsageError`` for a second parent and for a circle.
+        """
+        contexts.log_context(self._recorder, context, is_subcontext_of)
+
+    def epoch(self, number: int, *, activity: bool = False) -> AbstractContextManager[None]:
+        """Points, files and checkpoints logged inside belong to an epoch.
+
+        That is, those of the context around it and of contexts inside of that.  ``activity=True``
+        makes it an activity that makes and uses what is logged inside.  ``number``: int64; the
+        same number twice in a context is the same epoch.
+        """
+        return contexts.epoch(self._recorder, number, activity)
+
+    @overload
+    def activity(self, name: F, /) -> F: ...
+
+    @overload
+    def activity(
+        self, name: str | None = None, /, *, context: str | None = None, **parameters: Any
+    ) -> activities.Activity: ...
+
+    def activity(
+        self, name: Any = None, /, *, context: str | None = None, **parameters: Any
+    ) -> Any:
+        """An activity of its own, such as preprocessing: a block, or a decorator.
+
+        Calls inside are done by it, ``a.used(...)`` and ``a.generated(...)`` name more.
+        ``parameters``: any values, as in ``log_param``; the activity used them.  A decorator may
+        do without a name; it takes functions, coroutines and generators.
+        """
+        return activities.activity(lambda: self._recorder, name, context, parameters)
+
+    # ------------------------------------------------------------------ values, times, work
+
+    def register_final_metric(
+        self,
+        metric_name: str,
+        initial_value: float,
+        fold_operation: aggregates.FoldOperation | str | Callable[[Any, Any], Any],
+        context: str | None = None,
+    ) -> None:
+        """One value for all points of a metric, beginning with ``initial_value``.
+
+        ``fold_operation``: a ``FoldOperation`` or its name (over all ranks), or a function of the
+        value so far and the next one (called here, as points are logged by this process).
+        ``context``: only its points; else those of every context.
+        """
+        aggregates.register_final_metric(
+            self._recorder, metric_name, initial_value, fold_operation, context
+        )
+
+    def timer(
+        self, label: str, context: str | None = None, step: int | None = None
+    ) -> AbstractContextManager[None]:
+        """The seconds that the block takes, as a metric; nothing for one that raises."""
+        return timers.timer(self._recorder, label, context, step)
+
+    def log_current_execution_time(
+        self, label: str, context: str | None = None, step: int | None = None
+    ) -> None:
+        """Seconds since ``log_execution_start_time``, else since the run began, as a metric."""
+        timers.log_current_execution_time(self._recorder, label, context, step)
+
+    def log_execution_start_time(self) -> None:
+        """The parameter ``execution_start_time``: now, in UTC."""
+        timers.log_execution_start_time(self._recorder)
+
+    def log_execution_end_time(self) -> None:
+        """The parameter ``execution_end_time``: now, in UTC."""
+        timers.log_execution_end_time(self._recorder)
+
+    def log_flops_per_batch(
+        self,
+        label: str,
+        model: Any,
+        batch: Any,
+        context: str | None = None,
+        step: int | None = None,
+    ) -> None:
+        """Operations of one forward pass, as a metric.
+
+        ``model``: a torch module; it is left as it was.  ``batch``: what it takes, or a tuple or
+        list that begins with that; a mapping is given by keywords.
+        """
+        flops.log_flops_per_batch(self._recorder, label, model, batch, context, step)
+
+    def log_flops_per_epoch(
+        self,
+        label: str,
+        model: Any,
+        dataset: Any,
+        context: str | None = None,
+        step: int | None = None,
+    ) -> None:
+        """Operations of the forward passes over a dataset or data loader, as a metric.
+
+        Those of its first two samples stand for all.
+        """
+        flops.log_flops_per_epoch(self._recorder, label, model, dataset, context, step)
 
     # ------------------------------------------------------- calls that hand over files
 
     def log_artifact(
         self,
-        artifact_name: str | os.PathLike[str],
+        artifact_name: Any,
         artifact_path: Any = None,
         context: str | None = None,
         step: int | None = None,
         *,
         is_input: bool = False,
+        is_model: bool = False,
         copy: bool = True,
         derived_from: Derivable = None,
         text: str | None = None,
         epoch: int | None = None,
+        log_copy_in_prov_directory: bool | None = None,
+        timestamp: Any = None,
     ) -> Reference:
         """A file or another thing that the run made (or, with ``is_input``, used).
 
@@ -188,13 +344,33 @@ class Run:
         ``text=`` a text.  With one argument it is the path.  The bytes are safe when the call
         returns; ``copy=False`` only refers to a file, and a change of it is noticed.  A folder is
         an occurrence, and each file in it one of its own.  ``derived_from``: what it was made of;
-        see ``references``.  Raises ``TypeError``, and ``UsageError`` for what is not there or
+        see ``references``.  ``is_model``: a version of the model ``artifact_name``; the final one,
+        when there is no step.  Raises ``TypeError``, and ``UsageError`` for what is not there or
         cannot be read.
         """
+        name, path, context, step = legacy.artifact(artifact_name, artifact_path, context, step)
+        if log_copy_in_prov_directory is not None:
+            copy = log_copy_in_prov_directory
+        if timestamp is not None:
+            hot.nanoseconds(timestamp)
+        if is_model:
+            path, name = (name, os.path.basename(os.fspath(name))) if path is None else (path, name)
+            return checkpoints.log_version(
+                self._recorder,
+                "model" if step is None else "checkpoint",
+                path,
+                name,
+                context,
+                step,
+                epoch=epoch,
+                is_input=is_input,
+                copy=copy,
+                derived_from=derived_from,
+            )
         return artifacts.log_artifact(
             self._recorder,
-            artifact_name,
-            artifact_path,
+            name,
+            path,
             context,
             step,
             is_input=is_input,
@@ -230,14 +406,18 @@ class Run:
     def log_input(
         self,
         inp: Any,
-        name: str | None = None,
+        name: str | bool | None = None,
         context: str | None = None,
         step: int | None = None,
         *,
         copy: bool = True,
         derived_from: Derivable = None,
+        log_copy_in_prov_directory: bool | None = None,
     ) -> Reference:
         """Whatever the run used: what ``log_artifact`` or ``log_dataset`` takes."""
+        name, copy = legacy.either(name, copy)  # yProv4ML says there whether to copy
+        if log_copy_in_prov_directory is not None:
+            copy = log_copy_in_prov_directory
         return inputs.log_input(
             self._recorder, inp, name, context, step, copy=copy, derived_from=derived_from
         )
@@ -245,14 +425,18 @@ class Run:
     def log_output(
         self,
         out: Any,
-        name: str | None = None,
+        name: str | bool | None = None,
         context: str | None = None,
         step: int | None = None,
         *,
         copy: bool = True,
         derived_from: Derivable = None,
+        log_copy_in_prov_directory: bool | None = None,
     ) -> Reference:
         """Whatever the run made: what ``log_artifact`` or ``log_model`` takes."""
+        name, copy = legacy.either(name, copy)  # yProv4ML says there whether to copy
+        if log_copy_in_prov_directory is not None:
+            copy = log_copy_in_prov_directory
         return inputs.log_output(
             self._recorder, out, name, context, step, copy=copy, derived_from=derived_from
         )
@@ -260,13 +444,15 @@ class Run:
     def log_dataset(
         self,
         dataset: Any,
-        label: str,
-        context: str | None = None,
+        label: Any = None,
+        context: str | bool | None = None,
         *,
         copy: bool = True,
         hash: bool = False,
         croissant: str | os.PathLike[str] | None = None,
         derived_from: Derivable = None,
+        dataset_label: str | None = None,
+        log_dataset_info: bool = True,
     ) -> Reference:
         """A dataset, or the part of one that a context uses; gives the handle of the dataset.
 
@@ -275,8 +461,12 @@ class Run:
         behind it (logged before under its own name, or named after the split); anything else is
         described by its counts, shape and schema, without reading it.  ``hash=True`` hashes the
         values of an array or table, or the indices of a subset, before the call returns.
-        ``croissant``: file or URL of a description.
+        ``croissant``: file or URL of a description.  (label, dataset) works too;
+        ``log_dataset_info=False``: nothing is said of it.
         """
+        label = legacy.one_of_two("log_dataset", label=label, dataset_label=dataset_label)
+        dataset, label = legacy.named(dataset, label)
+        context, log_dataset_info = legacy.either(context, log_dataset_info)
         return datasets.log_dataset(
             self._recorder,
             dataset,
@@ -286,12 +476,13 @@ class Run:
             hash=hash,
             about=croissant,
             derived_from=derived_from,
+            described=log_dataset_info,
         )
 
     def save_model_version(
         self,
         model: Any,
-        model_name: str,
+        model_name: Any,
         context: str | None = None,
         step: int | None = None,
         *,
@@ -300,16 +491,22 @@ class Run:
         is_input: bool = False,
         copy: bool = True,
         derived_from: Derivable = None,
+        incremental: bool = True,
+        timestamp: Any = None,
     ) -> Reference:
-        """A checkpoint: the next version of the model ``model_name``.
+        """A checkpoint: the next version of ``model_name``; (model_name, model) works too.
 
         ``model``: torch module or state dict, scikit-learn estimator, what has a ``save`` of its
         own, a path, bytes, or anything that can be pickled.  ``format``: "torch", "safetensors",
         "pickle" or "native" (the model's own ``save``).  ``derived_from``: the version that it
         goes on from, instead of the last one; or the base model that it was tuned from, or data.
-        ``is_input``: a model that the run used.  Raises ``UsageError`` for what cannot be saved;
-        with ``start_run(on_error="warn")`` that is a warning, and the record says so.
+        ``is_input``: a model that the run used.  ``incremental`` has no effect: every version is
+        kept.  Raises ``UsageError`` for what cannot be saved; with ``start_run(on_error="warn")``
+        that is a warning, and the record says so.
         """
+        model, model_name = legacy.named(model, model_name)
+        if timestamp is not None:
+            hot.nanoseconds(timestamp)
         return checkpoints.log_version(
             self._recorder,
             "checkpoint",
@@ -327,8 +524,8 @@ class Run:
     def log_model(
         self,
         model: Any,
-        model_name: str,
-        context: str | None = None,
+        model_name: Any = "default",
+        context: str | bool | None = None,
         *,
         step: int | None = None,
         epoch: int | None = None,
@@ -336,8 +533,17 @@ class Run:
         is_input: bool = False,
         copy: bool = True,
         derived_from: Derivable = None,
+        log_model_info: bool = True,
+        log_model_layers: bool = True,
+        log_as_artifact: bool = True,
     ) -> Reference:
-        """The final model, the same kinds as in ``save_model_version``."""
+        """The final model, the same kinds and orders as in ``save_model_version``.
+
+        ``log_model_info=False``: nothing is said of its parameters and layers;
+        ``log_as_artifact=False``: its weights are not kept.
+        """
+        model, model_name = legacy.named(model, model_name)
+        context, log_model_info = legacy.either(context, log_model_info)
         return checkpoints.log_version(
             self._recorder,
             "model",
@@ -350,6 +556,9 @@ class Run:
             is_input=is_input,
             copy=copy,
             derived_from=derived_from,
+            described=log_model_info,
+            layered=log_model_info and log_model_layers,
+            kept=log_as_artifact,
         )
 
     # --------------------------------------------------------------------------- origin
@@ -418,15 +627,22 @@ class Run:
         create_ro_crate: bool | None = None,
         create_card: bool | None = None,
         *,
+        crate_ro_crate: bool | None = None,
         error: BaseException | None = None,
         status: str | None = None,
         exit_code: int | None = None,
+        **unknown: Never,
     ) -> None:
         """Log the end, wait until the documents are written, at most ``exit_timeout`` seconds.
 
+        ``create_...``: True adds an output, False drops it, None leaves it to the list of sinks.
         ``error`` is the exception that ended the run (``with`` passes it).  Ending a run that
         has ended does nothing.
         """
+        legacy.no_others(Run.end_run, unknown)
+        create_ro_crate = legacy.one_of_two(
+            "end_run", create_ro_crate=create_ro_crate, crate_ro_crate=crate_ro_crate
+        )
         if self._ended is not None or self._pid != os.getpid():
             return
         if status is None:
@@ -442,11 +658,14 @@ class Run:
         deadline = time.monotonic() + self.settings.exit_timeout
         self._sender.recorded(0.4 * self.settings.exit_timeout)
         self._sender.catch_up(0.2 * self.settings.exit_timeout)
+        left = deadline - time.monotonic() - 0.5 * self.settings.exit_timeout
+        lost = self._readback.close(left)
+        self._recorder.finish()
         self._ended = status
         message = None if kind is None else short(str(error), 2000)
         ended = ev.Ended(self._clock.now(), status, exit_code, kind, message, changes)
         # A thread that still logs is told, instead of logging into nothing.
-        self._journal.end(_encode(ended))
+        self._journal.end(_encode(ended), lost, self._readback.why)
         self.log_metric = _over
         leave(self, deadline)
 
@@ -489,24 +708,25 @@ class Run:
             origin.python(),
             {**config.shaping(settings), "key": key, "job": where.job},
             part_of=part_of,
+            scheduler=where.scheduler,
         )
 
-    def _child_introduction(self) -> bytes:
-        """First record of a forked child's journal."""
+    def _child_introduction(self) -> list[bytes]:
+        """First records of a forked child's journal: who it is, and in which epochs."""
         who = self._journal.who
-        return _encode(
-            msgspec.structs.replace(
-                self._started,
-                time=self._clock.now(),
-                pid=who.pid,
-                pid_start=who.pid_start,
-                parent=who.parent,
-            )
+        started = msgspec.structs.replace(
+            self._started,
+            time=self._clock.now(),
+            pid=who.pid,
+            pid_start=who.pid_start,
+            parent=who.parent,
         )
+        return [_encode(event) for event in (started, *self._recorder.open_epochs())]
 
     def after_fork(self) -> None:
         """In a forked child: from now on a journal of its own, and nothing else."""
-        self._journal.forked(self._identity(parent=self._started_producer()))
+        self._journal.forked(lambda: self._identity(parent=self._started_producer()))
+        self._readback.restart()
         self._recorder.restart()
 
     def _started_producer(self) -> bytes:

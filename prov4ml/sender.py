@@ -37,8 +37,11 @@ TICK: Final = 0.1  # s between looks at the journal: each takes the interpreter 
 STEP: Final = 0.01  # ... while a task waits for another program
 PATIENCE: Final = 2.0  # s without an answer until hello is said again
 WINDOW: Final = 32 << 20  # bytes on the way without an ack
-CHILDREN: Final = 1.0  # s between looks for children's journals
+CHILDREN: Final = 1.0  # s between looks for children's journals, and at each of them
+AT_ONCE: Final = 4  # of them that are looked at between two looks at our own
+SILENCE: Final = 20.0  # s without an answer after which the connection is made anew
 STARTS: Final = 10  # collectors that one sender starts at most
+ALIVE: Final = 15.0  # s of silence after which hello is said again: a lease has 60
 
 
 class Sender:
@@ -74,11 +77,14 @@ class Sender:
         self._done = threading.Event()
         self._recorded = threading.Event()
         self._kick = threading.Event()  # where there is no socket to wait on
+        self._importing = threading.Lock()
         self._starts = 0
         self._start_at = 0.0
         self._looked = 0.0
         self._looks = 0
-        self._others: dict[bytes, seg.Identity] = {}  # in the same spool: of other ranks, mostly
+        self._others: set[bytes] = set()  # in the same spool: of other ranks
+        self._unknown: deque[bytes] = deque()  # in the same spool: not looked at yet
+        self._hurry = False  # no log call waits: children's journals may take all our time
         self._heard = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="prov4ml-sender", daemon=True)
 
@@ -103,11 +109,12 @@ class Sender:
             return
         until = time.monotonic() + timeout
         looks = self._looks
+        self._hurry = True
         self._looked = 0.0
         self._wake()
         while time.monotonic() < until and self.refused is None:
             children = [box for box in list(self._boxes.values()) if box is not self._own]
-            if self._looks > looks and all(b.acked >= b.committed() for b in children):
+            if self._looks > looks and all(box.acked >= box.committed() for box in children):
                 return
             time.sleep(0.005)
 
@@ -126,6 +133,14 @@ class Sender:
         self._wake()
         self._thread.join(max(0.0, timeout))
 
+    def hold(self, timeout: float) -> bool:
+        """Before a fork: wait for an import, whose lock nobody would release in the child."""
+        return self._importing.acquire(timeout=timeout)
+
+    def let_go(self) -> None:
+        """After the fork, in the parent."""
+        self._importing.release()
+
     @property
     def acked(self) -> int:
         """Events of our own journal that are safe in the event log."""
@@ -135,9 +150,17 @@ class Sender:
         """Producers of forked children found so far."""
         return [producer for producer in self._boxes if producer != self._own.producer]
 
+    def release(self) -> None:
+        """Remove what is acked, also of children that have ended; the thread is gone by now."""
+        for box in self._boxes.values():
+            box.release()
+
     def complete(self) -> bool:
-        """Whether everything, of our children too, is acked."""
-        return all(box.acked >= box.committed() for box in self._boxes.values())
+        """Whether everything is acked; of children that live on, the collector takes the rest."""
+        return all(
+            box.acked >= box.committed() or (box is not self._own and box.source.alive())
+            for box in list(self._boxes.values())
+        )
 
     def _wake(self) -> None:
         self._kick.set()
@@ -196,8 +219,9 @@ class Sender:
         client = self._client
         assert client is not None
         self._unsaid = self._hurry = False
-        for box in list(self._boxes.values()):
-            self._ship(client, box)
+        self._ship(client, self._own)
+        self._own.release()
+        self._tend_children(client)
         self._listen(client)
 
     def _listen(self, client: Client) -> None:
@@ -223,11 +247,17 @@ class Sender:
         now = time.monotonic()
         waiting = bool(box.flying) or (self._ending and box is self._own)
         silent = now - max(box.asked, self._heard) > PATIENCE
+        asked = waiting or (box.asked > 0.0 and not box.welcome)
+        if asked and now - self._heard > SILENCE:
+            self._heard = now
+            raise ConnectionError(f"no answer for {SILENCE:.0f} s: connecting again")
         if not box.welcome or (waiting and silent):
             if now - box.asked > (PATIENCE if box.asked else 0):
                 self._hello(client, box)
             if not box.welcome:
                 return
+        elif now - max(box.asked, box.spoke) > ALIVE and box.source.alive():
+            self._hello(client, box)
         run = self.journal.who.run
         for number, parcel in enumerate(box.parcels()):
             self._hurry = self._hurry or number > 0
@@ -240,6 +270,7 @@ class Sender:
             )
             if not client.send(wire.encode(head), parcel.batch):
                 return
+            box.spoke = now
             if box.flying + len(parcel.batch) > WINDOW:
                 break
         if self._ending and box is self._own and not self._said_ending:
@@ -285,6 +316,7 @@ class Sender:
                 box.ack(message.next)
         elif isinstance(message, wire.Welcome):
             box.welcome = self._hurry = True
+            box.due = 0.0
             if message.next < box.sent or not box.sent:
                 box.rewind(message.next)
         else:
@@ -298,7 +330,8 @@ class Sender:
         if self.address == "auto" and not self._serve():
             return False
         if self._client is None:
-            from prov4ml.transport import Client
+            with self._importing:
+                from prov4ml.transport import Client
 
             address = self.address
             if address == "auto":
@@ -339,22 +372,46 @@ class Sender:
 
     # --------------------------------------------------------------------------- children
 
+    # Each look into the spool gives other threads of Python a turn: with busy ones there are some
+    # fifty looks a second, and our own journal goes first.
+
     def _find_children(self) -> None:
         now = time.monotonic()
-        if now - self._looked < CHILDREN and not self._ending:
-            return
-        self._looked = now
+        hurry = self._hurry or self._ending
         who = self.journal.who
-        for producer in spool.producers(self.journal.places, who.run):
-            if producer in self._boxes or producer in self._others:
-                continue
-            for path in spool.segments(self.journal.places, who.run, producer)[:1]:
-                try:
-                    self._others[producer] = seg.identity(path)
-                except (FormatError, OSError):
-                    continue
-        while ours := [other for other in self._others.values() if other.parent in self._boxes]:
-            for child in ours:  # and in the next round its own children
-                del self._others[child.producer]
-                self._boxes[child.producer] = Outbox(ChildJournal(child, self.journal.places))
-        self._looks += 1
+        if not self._unknown:
+            if now - self._looked < CHILDREN and not hurry:
+                return
+            self._looked = now
+            there = spool.producers(self.journal.places, who.run)
+            self._unknown += [p for p in there if p not in self._boxes and p not in self._others]
+        for _ in range(len(self._unknown) if hurry else AT_ONCE):
+            if not self._unknown:
+                break
+            self._meet(self._unknown.popleft())
+        if not self._unknown:
+            self._looks += 1
+
+    def _meet(self, producer: bytes) -> None:
+        who = self.journal.who
+        for path in spool.segments(self.journal.places, who.run, producer)[:1]:
+            try:
+                found = seg.identity(path)
+            except (FormatError, OSError):
+                continue  # just being made, or just removed
+            if found.parent and (found.attempt, found.rank) == (who.attempt, who.rank):
+                self._boxes[producer] = Outbox(ChildJournal(found, self.journal.places))
+            else:
+                self._others.add(producer)
+
+    def _tend_children(self, client: Client) -> None:
+        now = time.monotonic()
+        hurry = self._hurry or self._ending
+        children = [box for box in list(self._boxes.values()) if box is not self._own]
+        due = children if hurry else [box for box in children if box.due <= now]
+        for box in due if hurry else sorted(due, key=lambda box: box.due)[:AT_ONCE]:
+            box.due = now + CHILDREN
+            if box.release():
+                self._boxes.pop(box.producer, None)
+            else:
+                self._ship(client, box)

@@ -21,7 +21,17 @@ from typing import Final
 
 from prov4ml.errors import UsageError
 
-__all__ = ["MEMORY_SHARE", "Full", "Quota", "mappable", "producers", "roots", "runs", "segments"]
+__all__ = [
+    "MEMORY_SHARE",
+    "Full",
+    "Quota",
+    "mappable",
+    "producers",
+    "remove_empty",
+    "roots",
+    "runs",
+    "segments",
+]
 
 MEMORY_SHARE: Final = 8 << 20
 """Bytes a producer keeps in memory-backed spool before its segments go to disk."""
@@ -78,6 +88,20 @@ def segments(places: list[Path], run: str, producer: bytes) -> list[Path]:
         except FileNotFoundError:
             continue
     return sorted(found, key=lambda path: path.name)
+
+
+def remove_empty(places: list[Path], run: str, producer: bytes) -> None:
+    """Remove a dead producer's folders where nothing is left in them but unfinished files."""
+    for place in places:
+        folder = place / run / producer.hex()
+        try:
+            names = os.listdir(folder)
+            if not any(name.endswith(".seg") for name in names):
+                for name in names:
+                    (folder / name).unlink(missing_ok=True)
+                folder.rmdir()
+        except OSError:
+            continue  # not there, or somebody else is at it
 
 
 def _folders(place: Path) -> Iterator[os.DirEntry[str]]:

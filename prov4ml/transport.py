@@ -21,7 +21,7 @@ __all__ = ["MAX_MESSAGE", "Client", "Server"]
 MAX_MESSAGE: Final = (1 << 20) + 4096
 """Bigger messages are refused by the socket itself."""
 
-_HEARTBEAT: Final = 5_000  # ms
+_QUIET: Final = 10  # s after which the kernel asks whether the other end of a connection is there
 _QUEUE: Final = 64  # messages of at most 1 MiB: the bound of what a socket holds
 
 
@@ -34,8 +34,13 @@ class _Socket:
         self._socket.linger = 0
         self._socket.set_hwm(_QUEUE)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
-        self._socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT)
-        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 4 * _HEARTBEAT)
+        # Not the heartbeats of ZeroMQ: libzmq 4.3.5 aborts the process at the next one when a peer
+        # went away while the queue from it was full (stream_engine_base.cpp, !_io_error).
+        self._socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        self._socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, _QUIET)
+        self._socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
+        self._socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 2)
+        self._socket.setsockopt(zmq.TCP_MAXRT, 2000 * _QUIET)  # ms
         self._lock = threading.Lock()
         self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poller = zmq.Poller()

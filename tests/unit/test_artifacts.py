@@ -9,6 +9,8 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -650,6 +652,32 @@ def test_inputs_and_outputs_of_any_kind(record: Record, folder: Path) -> None:
         taken(None)
     with pytest.raises(TypeError, match="not object"):
         gave(object())
+
+
+def test_numbers_that_go_in_and_come_out(record: Record) -> None:
+    """Each says its value, exactly or as text, and is named by its turn when nobody names it."""
+    given = {"copy": True, "derived_from": None}
+    told = []
+    for number in (3, 0.5, True, 1 << 70, Decimal("0.1"), Fraction(1, 3), 1j, np.int8(7)):
+        into = log_input(record.recorder, number, None, "training", 1, **given)  # type: ignore[arg-type]
+        out = log_output(record.recorder, number, None, None, None, **given)  # type: ignore[arg-type]
+        told.append((into, out))
+    values = [record.artifact(into).attributes["value"] for into, _ in told]
+    assert values == [3, 0.5, True, str(1 << 70), "0.1", "1/3", "1j", 7]
+    names = [(record.artifact(i).name, record.artifact(o).name) for i, o in told]
+    assert names == [(f"input {n}", f"output {n}") for n in range(1, 9)]
+    first = record.artifact(told[0][0])
+    assert (first.kind, first.use, first.context, first.step) == (
+        "artifact",
+        "used",
+        ("training",),
+        1,
+    )
+    assert first.incoming is None
+    named = log_output(record.recorder, np.float32(2), "answer", None, None, **given)  # type: ignore[arg-type]
+    assert record.artifact(named).name == "answer"
+    zero = log_input(record.recorder, np.array(4), None, None, None, **given)  # type: ignore[arg-type]
+    assert record.artifact(zero).attributes["value"] == 4
 
 
 def test_a_model_that_is_an_output(record: Record) -> None:

@@ -582,6 +582,74 @@ def test_equal_values_are_one_entity_and_a_second_value_revises(told: Told) -> N
     assert "p4:rank" not in told[settings[("batch_size", 32)]]
 
 
+def test_a_parameter_of_a_context_is_used_there_too() -> None:
+    """By the run as always, by each context when it was first set there; sources are told."""
+    stream = [
+        ev.Param(T0 + 2 * S, "tokens", "int", "128", context=TRAIN, source="file"),
+        ev.Param(T0 + 3 * S, "tokens", "int", "128", context=TRAIN, source="file"),
+        ev.Param(T0 + 4 * S, "tokens", "int", "128", context=VAL, source="by hand"),
+    ]
+    told = Told(fold(p1=[started(), *stream]))
+    (id,) = told.typed("mls:HyperParameterSetting")
+    sources = [value for key, value in told.elements[id].attributes if key == "p4:source"]
+    assert sources == ["by hand", "file"]
+    uses = {r.arguments[0]: (r.time, r.attributes) for r in told.of("used", None, id)}
+    role = (("prov:role", Name("p4:hyperparameter")),)
+    assert uses == {
+        f"{R}run": (T0 + 2 * S, role),
+        f"{R}attempt/1/context/training": (T0 + 2 * S, role),
+        f"{R}attempt/1/context/validation": (T0 + 4 * S, role),
+    }
+    assert list(violations(told.document)) == []
+
+
+def test_contexts_with_capitals_are_what_they_say() -> None:
+    """As yProv4ML 3.x writes them: types, roles of data, who was informed and evaluated."""
+    stream = [
+        ev.Artifact(T0 + S, 1, "dataset", "digits", use="used"),
+        ev.Split(T0 + 2 * S, "held out", ("Validation",), 1),
+        ev.ContextStarted(T0 + 2 * S, ("Training",)),
+        model(T0 + 3 * S, 2, context=("Training",)),
+        ev.ContextEnded(T0 + 4 * S, ("Training",)),
+        ev.ContextEnded(T0 + 5 * S, ("Validation",)),
+        ev.ContextEnded(T0 + 5 * S, ("evaluation",)),
+    ]
+    told = Told(fold(p1=[started(), *stream]))
+    context = f"{R}attempt/1/context"
+    assert told.types(f"{context}/Training") == ["p4:Training"]
+    assert told.types(f"{context}/Validation") == ["p4:Validation"]
+    assert told.types(f"{context}/evaluation") == ["p4:Testing"]
+    assert told.one("wasInformedBy", f"{context}/Validation").arguments[1] == f"{context}/Training"
+    (use,) = told.of("used", f"{context}/Validation", f"{R}split/held%20out")
+    assert use.attributes == (("prov:role", Name("p4:validationData")),)
+    version = f"{R}attempt/1/rank/0/artifact/2"
+    assert told.one("used", f"{context}/Validation", version).attributes == (
+        ("prov:role", Name("p4:evaluatedModel")),
+    )
+
+
+def test_a_model_that_was_an_input_is_used_with_its_role() -> None:
+    """It is no version of this run's making, and no result of it."""
+    stream = [model(T0 + 2 * S, 1, "model", use="used")]
+    told = Told(fold(p1=[started(), *stream]))
+    version = f"{R}attempt/1/rank/0/artifact/1"
+    use = told.one("used", f"{R}attempt/1/context/training", version)
+    assert use.attributes == (("prov:role", Name("p4:inputModel")),)
+    assert told.of("wasGeneratedBy", version) == []
+    assert told.of("hadMember", None, version) == []
+    assert told[version]["prov:label"] == "digits_mlp"
+
+
+def test_ranks_that_were_to_log_no_metrics_say_so() -> None:
+    """Not the first, and not where all were."""
+    some = {"collect_all_processes": False}
+    zero = [started(0, world_size=2, settings=some)]
+    one = [started(1, world_size=2, settings=some)]
+    told = Told(fold(p1=zero, p2=one))
+    assert "p4:collectsMetrics" not in told[f"{R}attempt/1/rank/0"]
+    assert told[f"{R}attempt/1/rank/1"]["p4:collectsMetrics"] is False
+
+
 def test_a_value_that_returns_makes_no_circle() -> None:
     """a, b, a again: b revises a, and a revises nothing."""
     stream = [

@@ -58,7 +58,7 @@ def test_a_forked_child_names_what_its_documents_name(record: Record) -> None:
     who = record.journal.who
     child = b"c" * 16
     record.journal.forked(
-        seg.Identity(who.run, child, 1, 0, 9, 9, who.boot_id, parent=who.producer)
+        lambda: seg.Identity(who.run, child, 1, 0, 9, 9, who.boot_id, parent=who.producer)
     )
     record.recorder.restart()
     made = put(record, "made", ["raw", raw])

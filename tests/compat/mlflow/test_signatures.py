@@ -8,6 +8,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ import prov4ml.compat.mlflow as ours
 from prov4ml.compat.mlflow import _instead, data, models, pytorch, sklearn
 
 SPEC = find_spec("mlflow")
-pytestmark = pytest.mark.skipif(SPEC is None, reason="mlflow-skinny is not installed")
+needs_mlflow = pytest.mark.skipif(SPEC is None, reason="mlflow-skinny is not installed")
 
 # what MLflow has, imported in a process of its own: it starts threads and speaks to the network
 ASK = """
@@ -40,6 +41,8 @@ print(json.dumps([names, shown, flavors]))
 @pytest.fixture(scope="module")
 def theirs() -> tuple[list[str], dict[str, Any], list[str]]:
     """Public names, signatures of the functions among them, modules of flavors."""
+    if SPEC is None:
+        pytest.skip("mlflow-skinny is not installed")
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ASK],
@@ -92,6 +95,15 @@ def test_nothing_is_promised_that_mlflow_does_not_have(theirs: Any) -> None:
         assert getattr(ours, name) is not None
 
 
+def test_each_name_stands_in_the_docs() -> None:
+    """The table for users has every public name, and no name that is none."""
+    page = Path(ours.__file__).parents[2] / "docs" / "logging.md"
+    text = page.read_text().split("## Scripts for MLflow\n")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    told = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(told) == sorted(ours.__all__)
+
+
 def test_an_import_of_what_is_missing_says_so_too() -> None:
     """``from ... import`` gives the same text, as an ImportError; other names stay plain."""
     with pytest.raises(ImportError, match="MlflowClient is not there: the functions"):
@@ -136,6 +148,7 @@ CASES = [
 ]
 
 
+@needs_mlflow
 @pytest.mark.parametrize(("module", "path", "names"), CASES, ids=[case[1] for case in CASES])
 def test_functions_of_its_modules_have_their_signatures(
     module: Any, path: str, names: list[str]
