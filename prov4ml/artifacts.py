@@ -70,7 +70,7 @@ def log_artifact(
 ) -> Reference:
     """See ``Run.log_artifact``."""
     if artifact_path is None and text is None:
-        if not isinstance(artifact_name, (str, os.PathLike)):
+        if not paths.is_path(artifact_name):
             raise TypeError(
                 f"artifact_name must be a name or a path, not {type(artifact_name).__name__}"
             )
@@ -85,7 +85,7 @@ def log_artifact(
     where = place(to, context, step, epoch, use=use, derived_from=derived_from)
     if text is not None:
         return _write(to, name, contents.of_text(name, text), where)
-    if isinstance(artifact_path, (str, os.PathLike)):
+    if paths.is_path(artifact_path):
         return log_path(to, "artifact", name, artifact_path, where, copy=copy)
     made = contents.writer(name, artifact_path)
     if made is None:
@@ -108,7 +108,7 @@ def log_artifacts(
     derived_from: Derivable,
 ) -> Reference:
     """See ``Run.log_artifacts``."""
-    if not isinstance(artifacts_dir, (str, os.PathLike)):
+    if not paths.is_path(artifacts_dir):
         raise TypeError(f"artifacts_dir must be a path, not {type(artifacts_dir).__name__}")
     text = os.fsdecode(artifacts_dir)
     if not paths.is_folder(Path(text)):
@@ -267,8 +267,9 @@ class _Listing:
                     for below, _, found in files:
                         self.count += 1
                         self.size += found.st_size
-                        line = f"{below}\t{found.st_size}\t{found.st_mtime_ns}\n"
-                        out.write(line.encode("utf-8", "backslashreplace"))
+                        name = below.encode("unicode_escape").decode()  # a line is a file
+                        line = f"{name}\t{found.st_size}\t{found.st_mtime_ns}\n"
+                        out.write(line.encode())
 
         size = handover.written(incoming, file, fill)
         return handover.Handed(file, size, None, "text/tab-separated-values")

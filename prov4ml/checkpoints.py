@@ -52,7 +52,7 @@ def log_version(
     where = artifacts.place(
         to, context, step, epoch, use=use, derived_from=derived_from, model=name
     )
-    if isinstance(model, (str, os.PathLike)) and kept:
+    if kept and paths.is_path(model):
         if format is not None:
             raise UsageError("format: a file or folder is kept as it is; format is for objects")
         ending = os.path.splitext(os.fsdecode(model))[1].lstrip(".")

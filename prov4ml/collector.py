@@ -2,8 +2,8 @@
 
 The receiving thread does nothing else: a batch is appended to its run's event log, logs are
 synced in groups, and only then acked.  Each run has a publishing thread that follows its log
-(``publish.Publisher``), so that rendering never holds an ack back.  Liveness is judged by pid
-and start time on the same host, never by a lease there.
+(``publish.Publisher``), so that rendering never holds an ack back.  Who of a run lives says
+``liveness``.
 
 A frame that is no message of ours is counted and dropped; the collector stays up.
 """
@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -23,22 +23,24 @@ from typing import Final
 import msgspec
 
 from prov4ml import events as ev
-from prov4ml import process, spool, wire
+from prov4ml import process, salvage, spool, wire
 from prov4ml.errors import FormatError, UsageError, WireError
-from prov4ml.eventlog import Busy, EventLog, Over
-from prov4ml.publish import Publisher
-from prov4ml.recovery import Orphan, orphans
-from prov4ml.salvage import append_journals, append_undelivered
+from prov4ml.eventlog import EventLog, Held
+from prov4ml.leases import LEASE, Leases
+from prov4ml.liveness import Liveness, Waited, here
+from prov4ml.publish import Publisher, check_kept
+from prov4ml.recovery import orphans
 from prov4ml.talk import log
 from prov4ml.transport import Server
-from prov4ml.witness import VANISHED, Sight, Witness, of_return_code
+from prov4ml.witness import VANISHED, of_return_code
 
 __all__ = ["Collector", "Progress"]
 
 
 _GROUP: Final = 0.05  # s that a sync may wait for more
 _LOOK: Final = 1.0  # s between looks at who lives
-_LEASE: Final = 60.0  # s after which a run without living ranks is over
+_PARTING: Final = 1.0  # s in which ranks may follow a collector that was terminated
+_CLOSING: Final = 8.0  # s in which it then closes runs that nobody is in any more
 _IDLE: Final = 2.0  # s without work after which an automatic collector ends
 _REMEMBERED: Final = 1000  # closed runs of which a client that missed the word may still ask
 
@@ -56,15 +58,8 @@ class Progress(msgspec.Struct, frozen=True):
     last: tuple[tuple[str, float], ...]  # the series heard of last, and their last values
 
 
-class _Client(msgspec.Struct):
-    """A producer that said hello."""
-
-    hello: wire.Hello
-    witness: Witness | None  # None: it is on another host
-
-
 class _Run:
-    """An open run: its log, its clients, and the thread that publishes it."""
+    """An open run: its log, its processes, and the thread that publishes it."""
 
     def __init__(
         self,
@@ -72,6 +67,8 @@ class _Run:
         directory: Path,
         results: Callable[[_Run], None],
         options: Mapping[str, Mapping[str, object]],
+        leases: Leases,
+        waited: Waited,
     ) -> None:
         self.id = run
         self.directory = directory
@@ -82,21 +79,23 @@ class _Run:
         except BaseException:  # a full disk: the next hello tries it again
             self.log.close()
             raise
-        self.clients: dict[bytes, _Client] = {}  # those not known to be dead
+        self.liveness = Liveness(self.log, self.publisher, leases, waited)
         self.waiting: dict[bytes, bytes] = {}  # producer: address of a client that is ending
         self.unsynced: dict[bytes, bytes] = {}  # producer: address to ack
         self.dirty = False
         self.first_unsynced = 0.0
         self.rewound: dict[bytes, tuple[int, float]] = {}
-        self.vanished: dict[bytes, float] = {}  # producer: when it was first seen dead
-        self.buried: set[bytes] = set()  # dead, their end is told; what they said may still come
-        self.wanted = threading.Event()  # somebody comes back while the log is being compressed
-        self.last_alive = time.monotonic()
+        self.living = True  # whether a process of it was, at the last look
+        self.last_alive = leases.awake
         self.stopping = False
         self._results = results
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._publish, name=f"prov4ml-{run}", daemon=True)
+
+    def begin(self) -> None:
+        """Publish; once it is known who is there, for an earlier attempt may have ended the run."""
         self._thread.start()
+        self.notify()
 
     def notify(self) -> None:
         self._more.set()
@@ -117,23 +116,19 @@ class _Run:
 
     def abandon(self) -> None:
         """The collector ends before the run does."""
-        self.log.sync()
         self.stopping = True
         self._more.set()
-
-    def _awaited(self) -> bool:
-        """Whether a client said hello of whom the log holds nothing yet: a new attempt's first."""
-        known = self.publisher.state.producers
-        return any(p not in known or known[p].started is None for p in list(self.clients))
 
     def _publish(self) -> None:
         while not self._published():
             pass
+        if self.publisher.closed is None:
+            return
+        self._results(self)
         try:
-            if self.publisher.closed is not None:
-                self.publisher.pack(self.wanted.is_set)
+            self.publisher.pack(lambda: self.stopping)
         except Exception as error:  # it is written, only not compressed
-            log.warning("%s: %s: %s", self.directory.name, type(error).__name__, error)
+            log.warning("%s: the event log is not compressed: %s", self.directory.name, error)
 
     def _published(self) -> bool:
         """Look once at what there is to publish; whether that was the last time."""
@@ -144,15 +139,15 @@ class _Run:
                 self.publisher.abandon()
                 return True
             self.publisher.follow()
-            if (self.publisher.complete and not self._awaited()) or self._over.is_set():
+            if (self.publisher.complete and not self.liveness.awaited()) or self._over.is_set():
                 self.publisher.close()
-            else:
-                self.publisher.snapshot()
+                return True
+            self.publisher.snapshot()
             self._results(self)
         except Exception as error:  # a full disk, say: the log goes on
             log.warning("%s: %s: %s", self.directory.name, type(error).__name__, error)
             time.sleep(1.0)
-        return self.publisher.closed is not None
+        return False
 
 
 class Collector:
@@ -160,7 +155,8 @@ class Collector:
 
     ``automatic``: ends 2 s after the last client that said hello is gone and all runs are
     closed.  ``once``: ends when the runs that came have closed.  ``options``: of sinks; they win
-    over those that runs bring.
+    over those that runs bring.  ``lease``: seconds of silence for which a process of another host
+    is believed to live, and after which a run without living processes is over.
     """
 
     def __init__(
@@ -171,24 +167,28 @@ class Collector:
         once: bool = False,
         progress: Callable[[Progress], None] | None = None,
         options: Mapping[str, Mapping[str, object]] | None = None,
+        lease: float = LEASE,
     ) -> None:
         self._server = Server(address)
         self.address = self._server.address
         self.stop = threading.Event()
         self.events = 0
         self.malformed = 0
-        self.waited: dict[int, int] = {}  # pid: how our own child ended (as subprocess has it)
+        self.waited: dict[int, int | None] = {}  # our own children, see ``liveness.Waited``
         self.untold: list[tuple[Path, wire.Closed]] = []  # closed, and no client heard it
         self._automatic = automatic
         self._once = once
         self._progress = progress
         self._options = options or {}
+        self._leases = Leases(time.monotonic, lease)
         self._runs: dict[str, _Run] = {}
         self._packing: list[_Run] = []  # closed, their logs being compressed
         self._closed: dict[str, wire.Closed] = {}
         self._known: set[tuple[int, int, str]] = set()  # (pid, start, boot) of all who said hello
+        self._prune_at = 256  # of them, the dead are forgotten
         self._results: queue.SimpleQueue[_Run] = queue.SimpleQueue()
         self._finishing = False
+        self._terminated = False
         self._job: str | None = None
         self._looked = 0.0
         self._idle_since: float | None = None
@@ -201,6 +201,11 @@ class Collector:
         self._finishing = True
         self._server.wake()
 
+    def terminate(self) -> None:
+        """End soon: SIGTERM came, and may have gone to the whole job; from a signal handler."""
+        self._terminated = True
+        self.stop.set()
+
     # ------------------------------------------------------------------------------ loop
 
     def serve(self) -> None:
@@ -208,17 +213,30 @@ class Collector:
         try:
             while not self._over():
                 self._step()
-            until = time.monotonic() + 0.2
-            while time.monotonic() < until:  # what is already on the way
-                self._step()
+            self._drain()
         finally:
             for run in self._runs.values():
-                self._guarded(_Run.abandon, run)
+                self._guarded(lambda run: run.log.sync(), run)
+                run.abandon()
             for run in self._runs.values():
                 run.join(10.0)
             for run in self._packing:
                 run.join(30.0)
             self._server.close()
+
+    def _drain(self) -> None:
+        """Take what is on the way; where everybody was to end, see how the ranks did."""
+        began = time.monotonic()
+        while True:
+            since = time.monotonic() - began
+            closing = any(not run.living for run in self._runs.values())
+            patience = _CLOSING if closing else _PARTING if self._runs else 0.0
+            if since > max(0.2, patience if self._terminated else 0.0):
+                return
+            for run in self._runs.values():
+                run.liveness.terminated = self._terminated
+            self._looked = min(self._looked, time.monotonic() - _LOOK + 0.1)
+            self._step()
 
     def _step(self) -> None:
         busy = any(run.dirty for run in self._runs.values())
@@ -227,6 +245,8 @@ class Collector:
                 self._take(address, frames)
             except WireError as error:
                 self._drop(str(error))
+            except Held:
+                pass  # the run is being closed: it will say hello, and open it again
             except OSError as error:  # a full disk: not acked, so the producer sends it again
                 log.warning("cannot write an event log: %s", error)
             except Exception as error:  # whatever one peer sent, the others go on
@@ -238,8 +258,10 @@ class Collector:
         self._hear_results()
         if now - self._looked > _LOOK:
             self._looked = now
+            self._leases.look()
             for run in list(self._runs.values()):
                 self._guarded(self._look, run)
+            self._look_behind()
             self._show()
 
     def _drop(self, why: str) -> None:
@@ -249,10 +271,12 @@ class Collector:
             log.warning("dropped a malformed message, %d by now: %s", self.malformed, why[:500])
 
     @staticmethod
-    def _guarded(action: Callable[[_Run], None], run: _Run) -> None:
+    def _guarded(action: Callable[[_Run], object], run: _Run) -> None:
         """A disk that is full for one run stops no other."""
         try:
             action(run)
+        except Held:
+            pass  # it is being closed
         except Exception as error:
             log.warning("%s: %s: %s", run.directory, type(error).__name__, error)
 
@@ -283,32 +307,46 @@ class Collector:
             self._idle_since = now
         return now - self._idle_since > _IDLE and not self._adopt()
 
-    def _adopt(self) -> bool:
-        """Take up runs whose processes died before they could say hello; whether there are any."""
+    def _look_behind(self) -> None:
+        """Forked children that outlived their run write on: stay, and take what they leave."""
+        places = spool.roots(os.environ)
+        left = set()
+        for run in spool.runs(places):
+            if run in self._closed:
+                living = [who for who in salvage.writers(places, run) if salvage.lives(who)]
+                self._known.update((who.pid, who.pid_start, who.boot_id) for who in living)
+                if not living:
+                    left.add(run)
+        if left:
+            self._adopt(left)
+
+    def _adopt(self, runs: Container[str] | None = None) -> bool:
+        """Take up runs whose processes are dead and left journals; whether there are any.
+
+        Of these runs, or of any: some died before they could say hello.
+        """
         found = False
-        for orphan in orphans(spool.roots(os.environ)):
+        for orphan in orphans(spool.roots(os.environ), runs):
             if self._job not in (None, orphan.job):
                 continue
             try:
-                run = _Run(orphan.run, orphan.directory, self._result, self._options)
+                run = self._run(orphan.run, orphan.directory)
             except (OSError, UsageError, FormatError) as error:
                 log.warning("%s: %s", orphan.directory, error)
+                self._closed.pop(orphan.run, None)
                 continue
             found = True
-            self._runs[orphan.run] = run
-            self._guarded(partial(self._take_up, orphan=orphan), run)
+            self._guarded(partial(self._tell_ends, producers=orphan.producers), run)
+            run.begin()
         return found
 
-    def _take_up(self, run: _Run, orphan: Orphan) -> None:
-        append_journals(run.log, spool.roots(os.environ), orphan.run, remove=True)
-        for producer, pid in orphan.producers.items():
-            if pid in self.waited:
-                seen = of_return_code(self.waited[pid], "waited")
-            else:
-                seen = VANISHED
-            self._tell_end(run, producer, seen)
+    def _tell_ends(self, run: _Run, producers: Mapping[bytes, int]) -> None:
+        """Of ranks that were dead before anybody looked."""
+        for producer, pid in producers.items():
+            code = self.waited.get(pid)
+            seen = VANISHED if code is None else of_return_code(code, "waited")
+            run.liveness.tell_end(producer, seen)
         run.log.sync()
-        run.notify()
 
     # -------------------------------------------------------------------------- messages
 
@@ -335,27 +373,27 @@ class Collector:
             self._refuse(address, hello, f"run {hello.run[:40]!r} is no UUID, or a number is none")
             return
         run = self._runs.get(hello.run)
+        opened = run is None
         if run is None:
             closed = self._closed.get(hello.run)
             if closed is not None and hello.ending:
                 self._server.send(address, wire.encode(closed))
                 return
-            for packing in self._packing:
-                if packing.id == hello.run:
-                    packing.wanted.set()
             try:
                 run = self._open(hello)
             except (OSError, UsageError, FormatError) as error:
-                again = isinstance(error, (OSError, Busy))
+                again = isinstance(error, (OSError, Held))
                 self._refuse(address, hello, f"{hello.directory}: {error}", again)
                 return
-        if hello.producer not in run.clients and hello.producer not in run.buried:
-            here = hello.host == process.hostname() and hello.boot_id == process.boot_id()
-            watched = Witness(hello.pid, hello.pid_start, hello.boot_id) if here else None
-            run.clients[hello.producer] = _Client(hello, watched)
-            if here:
-                self._known.add((hello.pid, hello.pid_start, hello.boot_id))
-        run.last_alive = time.monotonic()
+        run.liveness.greet(hello)
+        if opened:
+            run.begin()
+        if here(hello.host, hello.boot_id):
+            self._known.add((hello.pid, hello.pid_start, hello.boot_id))
+            if len(self._known) > self._prune_at:
+                self._known = {who for who in self._known if process.alive(*who)}
+                self._prune_at = max(256, 2 * len(self._known))
+        run.last_alive = self._leases.awake
         if hello.ending:
             run.waiting[hello.producer] = address
             run.notify()
@@ -381,9 +419,23 @@ class Collector:
         ]
         if foreign and not (directory / "events").is_dir():
             raise UsageError(f"is no run directory: it holds {foreign[0]!r}")
-        run = self._runs[hello.run] = _Run(hello.run, directory, self._result, self._options)
-        self._closed.pop(hello.run, None)
-        append_journals(run.log, spool.roots(os.environ), run.id, remove=True)
+        return self._run(hello.run, directory)
+
+    def _run(self, id: str, directory: Path) -> _Run:
+        """Take up a run, and what dead processes of it have left in the spool."""
+        for packed in self._packing:
+            if packed.id == id:
+                packed.abandon()
+                packed.join(30.0)
+        check_kept(directory)
+        run = _Run(id, directory, self._result, self._options, self._leases, self.waited)
+        try:
+            salvage.append_journals(run.log, spool.roots(os.environ), id, remove=True)
+        except BaseException:
+            run.log.close()
+            raise
+        self._runs[id] = run
+        self._closed.pop(id, None)
         return run
 
     def _append(self, address: bytes, batch: wire.Batch, data: bytes) -> None:
@@ -392,8 +444,9 @@ class Collector:
         if not (0 <= batch.count <= len(data) and 0 <= batch.first < 1 << 62):
             raise WireError(f"{batch.count:,} events from {batch.first:,} on")
         run = self._runs.get(batch.run)
-        if run is None or not (batch.producer in run.clients or batch.producer in run.buried):
+        if run is None or not run.liveness.knows(batch.producer):
             return  # from before we were here: its hello comes soon
+        run.liveness.hear(batch.producer)
         expected = run.log.next.get(batch.producer, 0)
         first, count = batch.first, batch.count
         if count:
@@ -408,10 +461,7 @@ class Collector:
                 data = wire.cut(data, expected - first)
                 count -= expected - first
                 first = expected
-        try:
-            run.log.append(batch.producer, first, count, data)
-        except Over:
-            return  # its hello opens the run again
+        run.log.append(batch.producer, first, count, data)
         self.events += count
         run.unsynced[batch.producer] = address
         self._mark(run)
@@ -462,14 +512,12 @@ class Collector:
                     self.untold.append((run.directory, last))
                     del self.untold[:-_REMEMBERED]
                 del self._runs[run.id]
-                for client in run.clients.values():
-                    if client.witness is not None:
-                        client.witness.close()
+                run.liveness.close()
                 self._packing = [r for r in self._packing if r.packing] + [run]
                 continue
             for producer, address in list(run.waiting.items()):
                 known = run.publisher.state.producers.get(producer)
-                others = [p for p in self._living(run) if p != producer]
+                others = self._working(run)
                 if known is not None and known.ended is not None and others:
                     del run.waiting[producer]
                     self._server.send(address, wire.encode(wire.Closed(run.id, False)))
@@ -485,74 +533,37 @@ class Collector:
             word = last if place == len(run.waiting) else wire.Closed(run.id, False)
             self._server.send(run.waiting[producer], wire.encode(word))
 
-    def _living(self, run: _Run) -> list[bytes]:
-        """Ranks that have not ended and are not known to be dead; forked children do not count."""
-        ends = run.publisher.state
+    def _working(self, run: _Run) -> list[bytes]:
+        """Ranks that may still have something to say, those who are ending left out.
+
+        A forked child that lives on is no other rank that waits for the documents.
+        """
+        known = run.publisher.state.producers
         return [
             producer
-            for producer in run.clients
+            for producer in run.liveness.living()
             if producer not in run.waiting
-            and producer not in ends.ends
-            and ((known := ends.producers.get(producer)) is None or known.ended is None)
-            and (known is None or known.started is None or not known.started.parent)
+            and not ((p := known.get(producer)) and p.started and p.started.parent)
         ]
 
     # -------------------------------------------------------------------------- liveness
 
     def _look(self, run: _Run) -> None:
-        """Who of the run still lives?  Take up what the dead have left in the spool."""
-        now = time.monotonic()
-        living = False
-        if append_undelivered(run.log, run.directory):  # of one who could wait no longer
+        """Who of the run still lives?  Take up what the dead and the impatient have left."""
+        run.living, told = run.liveness.look()
+        if salvage.append_undelivered(run.log, run.directory) or told:
             run.log.sync()
             run.notify()
-        for producer, client in list(run.clients.items()):
-            if client.witness is None:
-                living = True  # other hosts: leases come with relays
-            elif client.witness.alive():
-                known = run.publisher.state.producers.get(producer)
-                living = living or known is None or known.ended is None
-            else:
-                gone = run.vanished.setdefault(producer, now)
-                if client.witness.settled(now - gone) or client.hello.pid in self.waited:
-                    self._bury(run, producer, client.hello, client.witness)
-        if living:
-            run.last_alive = now
-        elif now - run.last_alive > _LEASE:
+        if run.living:
+            run.last_alive = self._leases.awake
+        elif self._leases.awake - run.last_alive > self._leases.length:
             run.give_up()
-
-    def _bury(self, run: _Run, producer: bytes, hello: wire.Hello, watched: Witness) -> None:
-        """A process of this host is gone: append what its journal still holds, tell its end."""
-        append_journals(run.log, spool.roots(os.environ), run.id, remove=True)
-        seen = watched.tell()
-        if hello.pid in self.waited:
-            seen = of_return_code(self.waited[hello.pid], "waited")
-        run.log.sync()
-        known = run.publisher.state.producers.get(producer)
-        if known is None or known.ended is None:  # it has not said so itself
-            self._tell_end(run, producer, seen)
-            run.log.sync()
-            run.notify()
-        watched.close()
-        run.buried.add(producer)
-        del run.clients[producer]
-        run.vanished.pop(producer, None)
-        run.rewound.pop(producer, None)
-        self._known.discard((hello.pid, hello.pid_start, hello.boot_id))
-
-    @staticmethod
-    def _tell_end(run: _Run, producer: bytes, seen: Sight) -> None:
-        run.publisher.rank_ended(
-            ev.RankEnded(
-                time.time_ns(), producer, seen.status, seen.known, seen.exit_code, seen.signal
-            )
-        )
 
     def _shown(self) -> Progress:
         last: dict[str, float] = {}
         alive = 0
         for run in self._runs.values():
-            alive += len(self._living(run))
+            alive += len(self._working(run))
             for producer in list(run.publisher.state.producers.values()):
                 for series in list(producer.series.values())[-8:]:
                     if series.last is not None:

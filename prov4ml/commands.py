@@ -42,6 +42,7 @@ def run(program: list[str]) -> int:
         except OSError as error:
             print(f"prov4ml: cannot run {command[0]!r}: {error.strerror}", file=sys.stderr)
             return 127 if isinstance(error, FileNotFoundError) else 126
+        served.waited[child.pid] = None
         thread = threading.Thread(target=served.serve, name="prov4ml-collector", daemon=True)
         with _passing_on(child):
             thread.start()
@@ -110,6 +111,7 @@ def collector(bind: str | None, once: bool, automatic: bool, file: str | None) -
     lock: int | None = None
     options: dict[str, dict[str, object]] = {}
     if automatic:
+        service.close_inherited()
         found = service.find(os.environ)
         lock = service.take(found)
         if lock is None:
@@ -125,8 +127,8 @@ def collector(bind: str | None, once: bool, automatic: bool, file: str | None) -
             raise UsageError("nowhere to listen: prov4ml collector --bind tcp://127.0.0.1:5557")
         address = config.check_address(address, bind=True)
     served = Collector(address, automatic=automatic, once=once, options=options)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: served.stop.set())
+    signal.signal(signal.SIGTERM, lambda *_: served.terminate())
+    signal.signal(signal.SIGINT, lambda *_: served.stop.set())
     if not automatic:
         print(f"prov4ml: listening at {served.address}", file=sys.stderr, flush=True)
         print(f"PROV4ML_COLLECTOR={served.address}", flush=True)

@@ -9,15 +9,17 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Never
+from typing import Any, Never, TypeVar, overload
 
-from prov4ml import config, hot, legacy, lifecycle, rundir
+from prov4ml import activities, config, hot, legacy, lifecycle, rundir, spool
+from prov4ml.aggregates import FoldOperation
 from prov4ml.disabled import DisabledRun
 from prov4ml.errors import MissingExtra, UsageError
 from prov4ml.legacy import CompressorType, MetricsType
+from prov4ml.recorder import Recorder
 from prov4ml.references import Derivable, Reference
 from prov4ml.run import Context, Run
 from prov4ml.talk import say
@@ -26,19 +28,28 @@ __all__ = [
     "CompressorType",
     "Context",
     "Contexts",
+    "FoldOperation",
     "MetricsType",
     "Reference",
     "Run",
+    "activity",
     "context",
     "end_run",
+    "epoch",
     "get_artifacts_dir",
     "get_run_dir",
     "log_artifact",
     "log_artifacts",
     "log_carbon_metrics",
+    "log_context",
+    "log_current_execution_time",
     "log_dataset",
     "log_environment",
     "log_execution_command",
+    "log_execution_end_time",
+    "log_execution_start_time",
+    "log_flops_per_batch",
+    "log_flops_per_epoch",
     "log_input",
     "log_metric",
     "log_metrics",
@@ -48,11 +59,14 @@ __all__ = [
     "log_params",
     "log_source_code",
     "log_system_metrics",
+    "register_final_metric",
     "save_model_version",
     "set_tag",
     "start_run",
+    "timer",
 ]
 
+F = TypeVar("F", bound=Callable[..., Any])
 Contexts = Context
 """Another name of ``Context``."""
 
@@ -62,7 +76,12 @@ _ordinals: dict[str, int] = {}
 
 
 def _none(*_: Any, **__: Any) -> None:
-    raise UsageError("no run is open: call start_run first")
+    import multiprocessing
+
+    text = "no run is open: call start_run first"
+    if multiprocessing.parent_process() is not None:
+        text += " (only a forked child is part of its parent's run, not a spawned one)"
+    raise UsageError(text)
 
 
 log_metric, _follow = hot.follower(hot.nowhere(_none))
@@ -207,12 +226,16 @@ def _open(
     base = Path(settings.directory).absolute()
     try:
         key = rundir.run_key(where, name, ordinal)
-        if resume is not None:
-            claimed, where = rundir.continued(base, resume, key, where)
-        elif settings.use_run_id is not None:
-            claimed, where = rundir.numbered(base, name, settings.use_run_id, key, where)
-        else:
+        number, places = settings.use_run_id, spool.roots(environment)
+        if resume is None and number is None:
             claimed = rundir.claim(base, name, key, where)
+        else:
+            from prov4ml import attempts
+
+            if resume is not None:
+                claimed, where = attempts.continued(base, resume, key, where, places)
+            elif number is not None:
+                claimed, where = attempts.numbered(base, name, number, key, where, places)
         run = Run(name, settings, where, claimed, environment, part_of)
     except OSError as error:
         raise type(error)(
@@ -318,6 +341,87 @@ def context(name: str) -> AbstractContextManager[None]:
     return _current().context(name)
 
 
+def log_context(context: str, is_subcontext_of: str | None = None) -> None:
+    """A context, and where it stands; see ``Run.log_context``."""
+    _current().log_context(context, is_subcontext_of)
+
+
+def epoch(number: int, *, activity: bool = False) -> AbstractContextManager[None]:
+    """The epoch of the calls inside; see ``Run.epoch``."""
+    return _current().epoch(number, activity=activity)
+
+
+@overload
+def activity(name: F, /) -> F: ...
+
+
+@overload
+def activity(
+    name: str | None = None, /, *, context: str | None = None, **parameters: Any
+) -> activities.Activity: ...
+
+
+def activity(name: Any = None, /, *, context: str | None = None, **parameters: Any) -> Any:
+    """An activity of its own, as a block or a decorator; see ``Run.activity``.
+
+    A decorated function looks for the current run at each call; without one it is called plainly.
+    """
+    return activities.activity(_recorder, name, context, parameters)
+
+
+def _recorder() -> Recorder | None:
+    """Of the current run; a forked child writes through that of its parent."""
+    return None if _run is None or _run._ended is not None else _run._recorder
+
+
+def register_final_metric(
+    metric_name: str,
+    initial_value: float,
+    fold_operation: FoldOperation | str | Callable[[Any, Any], Any],
+    context: str | None = None,
+) -> None:
+    """One value for all points of a metric; see ``Run.register_final_metric``."""
+    _current().register_final_metric(metric_name, initial_value, fold_operation, context)
+
+
+def timer(
+    label: str, context: str | None = None, step: int | None = None
+) -> AbstractContextManager[None]:
+    """The seconds that the block takes, as a metric; see ``Run.timer``."""
+    return _current().timer(label, context, step)
+
+
+def log_current_execution_time(
+    label: str, context: str | None = None, step: int | None = None
+) -> None:
+    """Seconds since the start, as a metric; see ``Run.log_current_execution_time``."""
+    _current().log_current_execution_time(label, context, step)
+
+
+def log_execution_start_time() -> None:
+    """Now, as a parameter; ``log_current_execution_time`` counts from here."""
+    _current().log_execution_start_time()
+
+
+def log_execution_end_time() -> None:
+    """Now, as a parameter."""
+    _current().log_execution_end_time()
+
+
+def log_flops_per_batch(
+    label: str, model: Any, batch: Any, context: str | None = None, step: int | None = None
+) -> None:
+    """Operations of one forward pass; see ``Run.log_flops_per_batch``."""
+    _current().log_flops_per_batch(label, model, batch, context, step)
+
+
+def log_flops_per_epoch(
+    label: str, model: Any, dataset: Any, context: str | None = None, step: int | None = None
+) -> None:
+    """Operations of the forward passes over a dataset; see ``Run.log_flops_per_epoch``."""
+    _current().log_flops_per_epoch(label, model, dataset, context, step)
+
+
 def log_artifact(
     artifact_name: Any,
     artifact_path: Any = None,
@@ -374,28 +478,46 @@ def log_artifacts(
 
 def log_input(
     inp: Any,
-    name: str | None = None,
+    name: str | bool | None = None,
     context: str | None = None,
     step: int | None = None,
     *,
     copy: bool = True,
     derived_from: Derivable = None,
+    log_copy_in_prov_directory: bool | None = None,
 ) -> Reference:
     """Whatever the run used; see ``Run.log_input``."""
-    return _current().log_input(inp, name, context, step, copy=copy, derived_from=derived_from)
+    return _current().log_input(
+        inp,
+        name,
+        context,
+        step,
+        copy=copy,
+        derived_from=derived_from,
+        log_copy_in_prov_directory=log_copy_in_prov_directory,
+    )
 
 
 def log_output(
     out: Any,
-    name: str | None = None,
+    name: str | bool | None = None,
     context: str | None = None,
     step: int | None = None,
     *,
     copy: bool = True,
     derived_from: Derivable = None,
+    log_copy_in_prov_directory: bool | None = None,
 ) -> Reference:
     """Whatever the run made; see ``Run.log_output``."""
-    return _current().log_output(out, name, context, step, copy=copy, derived_from=derived_from)
+    return _current().log_output(
+        out,
+        name,
+        context,
+        step,
+        copy=copy,
+        derived_from=derived_from,
+        log_copy_in_prov_directory=log_copy_in_prov_directory,
+    )
 
 
 def log_dataset(

@@ -201,9 +201,11 @@ def _plain(dataset: Any) -> dict[str, Scalar]:
 def _mapping(columns: dict[str, Any]) -> dict[str, Scalar]:
     """Of named arrays or columns: what they are called, and how long they are if all agree."""
     facts: dict[str, Scalar] = {"columns": len(columns)}
-    shapes = {name: tables.integers(peek(each, "shape", 0)) for name, each in columns.items()}
-    shapes = {name: shape for name, shape in shapes.items() if shape}
-    counts = {shape[0] for shape in shapes.values() if shape}
+    asked = ((name, tables.integers(peek(each, "shape", 0))) for name, each in columns.items())
+    shapes = {name: shape for name, shape in asked if shape}
+    counts = {shape[0] for shape in shapes.values()}
+    if "data" in shapes:  # a Bunch of scikit-learn, where names have arrays too
+        counts = {shapes["data"][0]}
     if not shapes:
         columns_ = [each for each in columns.values() if not isinstance(each, (str, bytes))]
         counts = {-1 if (n := sized(each)) is None else n for each in columns_}

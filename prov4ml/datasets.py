@@ -43,7 +43,7 @@ def log_dataset(
     name = hot.text("label", label)
     where = artifacts.place(to, context, step, use="used", derived_from=derived_from)
     facts = {} if about is None else _croissant(about)
-    if isinstance(dataset, (str, os.PathLike)):
+    if paths.is_path(dataset):
         path = os.fsdecode(dataset)
         if path.endswith(".json") and not paths.is_url(path):
             facts |= croissant.facts(Path(path)) or {}
@@ -168,7 +168,7 @@ def _recall(to: Recorder, thing: Any) -> tuple[Reference, str] | None:
 
 def _croissant(about: Any) -> dict[str, ev.Scalar]:
     """What ``croissant=`` says: a file that is read, or a URL that is not."""
-    if not isinstance(about, (str, os.PathLike)):
+    if not paths.is_path(about):
         raise TypeError(f"croissant must be a path or a URL, not {type(about).__name__}")
     text = os.fsdecode(about)
     if paths.is_url(text):

@@ -111,9 +111,7 @@ def manifest(of: state.RunState, documents: Iterable[Written]) -> dict[str, Any]
 
 def _rank(of: state.RunState, p: state.Producer, started: ev.Started) -> dict[str, Any]:
     end = state.ended(of, p)
-    family = [p] + [
-        c for c in state.clients(of) if c.started is not None and c.started.parent == p.id
-    ]
+    family = state.family(of, p)
     sent = sum(state.sent(of, member) for member in family)
     received = sum(member.received for member in family)
     return {

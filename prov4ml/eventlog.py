@@ -27,7 +27,7 @@ import msgspec
 
 from prov4ml.errors import FormatError, UsageError
 
-__all__ = ["SEGMENT", "Busy", "EventLog", "Frame", "Over", "Reader"]
+__all__ = ["SEGMENT", "EventLog", "Frame", "Held", "Reader"]
 
 MAGIC: Final = b"P4MLLOG1"
 SEGMENT: Final = 64 << 20
@@ -48,23 +48,19 @@ class Frame(msgspec.Struct, frozen=True):
     batch: bytes
 
 
-class Busy(UsageError):
-    """Another collector has this log in hand."""
-
-
-class Over(OSError):
-    """The log takes no more of this producer: the run is over."""
+class Held(UsageError):
+    """You may not write the log now: the run is being closed, by us or by another collector."""
 
 
 class EventLog:
     """The writer.  Opening it continues an existing log and cuts a torn frame off its end.
 
     ``frames`` counts the frames, ``synced`` those that a power cut leaves.
-    ``next`` holds the next sequence of each producer.  Raises ``Busy`` while another
-    collector writes it, ``OSError``, ``FormatError``.
+    ``next`` holds the next sequence of each producer.  Raises ``Held`` while another collector
+    writes it, ``OSError``, ``FormatError``.
 
-    A log ends in three steps: ``leave_to`` lets nobody append but one, ``end`` nobody at all, and
-    ``close`` lets the next writer in.
+    A log ends in three steps: ``leave_to`` lets nobody append but one, ``finish`` nobody at all,
+    and ``close`` lets the next writer in.
     """
 
     def __init__(self, directory: Path, run: str) -> None:
@@ -82,7 +78,7 @@ class EventLog:
         try:
             self._continue()
         except BaseException:
-            self._release()
+            os.close(self._guard)
             raise
 
     def _continue(self) -> None:
@@ -129,13 +125,16 @@ class EventLog:
         self._size = len(header)
 
     def append(self, producer: bytes, first: int, count: int, batch: bytes) -> int:
-        """Write one frame (not yet synced), give back its number.  Raises ``OSError``, ``Over``."""
+        """Write one frame (not yet synced) and give back its number.
+
+        Raises ``OSError``, and ``Held`` once it is finished, or left to another.
+        """
         rest = _REST.pack(producer, first, count)
         crc = zlib.crc32(batch, zlib.crc32(rest))
         data = b"".join((struct.pack("<II", len(batch), crc), rest, batch))
         with self._lock:
             if self._file.closed or self._only not in (None, producer):
-                raise Over(errno.EBADF, "the run is over")
+                raise Held(f"{self.directory} is finished")
             if self._size > SEGMENT:
                 self._turn()
             try:
@@ -172,8 +171,8 @@ class EventLog:
         with self._lock:
             self._only = producer
 
-    def end(self) -> None:
-        """Nothing is appended any more; other writers are still kept out."""
+    def finish(self) -> None:
+        """Nothing more is written; nobody else may write before ``close``."""
         with self._lock:
             if not self._file.closed:
                 os.fdatasync(self._file.fileno())
@@ -182,13 +181,11 @@ class EventLog:
 
     def close(self) -> None:
         """Let the next writer in."""
-        self.end()
-        self._release()
-
-    def _release(self) -> None:
-        guard, self._guard = self._guard, -1
-        if guard >= 0:
-            os.close(guard)
+        self.finish()
+        with self._lock:
+            if self._guard >= 0:
+                os.close(self._guard)
+                self._guard = -1
 
 
 def _lock(directory: Path) -> int:
@@ -198,7 +195,7 @@ def _lock(directory: Path) -> int:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
-        raise Busy(f"another collector writes {directory}") from None
+        raise Held(f"another collector writes {directory}") from None
     return fd
 
 
@@ -211,7 +208,10 @@ def _sync_folder(folder: Path) -> None:
 
 
 def compress(directory: Path, stop: Callable[[], bool] = lambda: False) -> None:
-    """Seal all files of a log that nobody writes any more; ``stop`` says that somebody wants to."""
+    """Seal all files of a log that nobody writes any more.
+
+    ``stop``: asked often; somebody wants to go on with the log, sealed or not.
+    """
     for path in _files(directory):
         if path.suffix != ".log":
             continue

@@ -41,9 +41,13 @@ class Pace:
         self.hurry = False
 
 
-def opened(path: Path) -> BinaryIO:
-    """A regular file, open for reading; never waits.  Raises ``OSError``."""
+def opened(path: Path, *, follow: bool = True) -> BinaryIO:
+    """A regular file (without ``follow`` no link to one), open for reading; never waits.
+
+    Raises ``OSError``.
+    """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    flags |= 0 if follow else os.O_NOFOLLOW
     file = open(path, "rb", buffering=0, opener=lambda name, _: os.open(name, flags))
     if not S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()

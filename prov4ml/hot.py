@@ -16,9 +16,10 @@ import math
 import operator
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from enum import Enum
+from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
@@ -42,6 +43,7 @@ __all__ = [
     "metric_logger",
     "nowhere",
     "number",
+    "placed",
     "scope",
 ]
 
@@ -174,18 +176,40 @@ def follower(bound: Bound) -> tuple[MetricCall, Callable[[Bound], None]]:
     return log_metric, follow
 
 
-def bind(journal: Journal, clock: Clock, readback: Readback) -> Bound:
-    """Where the metric calls of a run go; ``readback`` takes values that lie on a device."""
+def bind(
+    journal: Journal,
+    clock: Clock,
+    readback: Readback,
+    parents: Mapping[str, str] | None = None,
+    watchers: Mapping[str, Callable[[Path, float], None]] | None = None,
+) -> Bound:
+    """Where the metric calls of a run go; ``readback`` takes values that lie on a device.
+
+    ``parents``: contexts that stand under another one, see ``placed``.  ``watchers``: what wants to
+    see each value of a metric, by name; such a metric never takes the short way.  Who adds to
+    either clears the prefixes afterwards.
+    """
+    under = {} if parents is None else parents
+    watched = {} if watchers is None else watchers
     series: dict[Any, dict[str, bytes]] = {}  # by context, or with the source; then by name
     numbers: dict[tuple[str, Path, str | None], int] = {}
     defined: set[int] = set()  # whose definition the journal holds
     pending: dict[int, Deferred] = {}  # definitions that interrupted a writer
     counter = itertools.count()
 
-    def careful(key: Any, value: Any, context: Any, step: Any, source: Any, timestamp: Any) -> None:
+    def careful(
+        key: Any,
+        value: Any,
+        context: Any,
+        step: Any,
+        source: Any,
+        timestamp: Any,
+        unit: str | None = None,
+    ) -> None:
         """Check everything, by name; define the series if it is new."""
-        name, given, path, step, source, at = checked(key, value, context, step, source, timestamp)
-        identity = define(name, path, source)
+        name, given, said, step, source, at = checked(key, value, context, step, source, timestamp)
+        path = placed(said, under)
+        identity = define(name, path, source, unit)
         moment = clock.now()
         point = Point(
             identity,
@@ -195,21 +219,26 @@ def bind(journal: Journal, clock: Clock, readback: Readback) -> Bound:
             None,
             None if at is None else moment,
         )
+        watcher = watched.get(name)
         if type(given) is not float or identity in readback.waiting:
-            readback.add(point, given)
+            readback.add(point, given, None if watcher is None else partial(watcher, path))
             for table in list(series.values()):  # no short way past those that wait
                 if table.get(name) == _prefix(identity):
                     table.pop(name, None)
             return
-        if identity in defined:
-            table = series.setdefault(_table_key(context, path, source), {})
+        if identity in defined and watcher is None:
+            table = series.setdefault(_table_key(context, said, source), {})
             if name not in table:
                 with readback.lock:
                     if identity not in readback.waiting:
                         table[name] = _prefix(identity)
+                if name in watched or placed(said, under) != path:  # since another thread's call
+                    table.pop(name, None)
         journal.append(msgspec.msgpack.encode(point))
+        if watcher is not None:
+            watcher(path, given)
 
-    def define(name: str, path: Path, source: str | None) -> int:
+    def define(name: str, path: Path, source: str | None, unit: str | None) -> int:
         """The number of a series, whose definition stands before the next event of this call.
 
         Other threads may be defining the same series: then the definition stands there twice,
@@ -223,7 +252,7 @@ def bind(journal: Journal, clock: Clock, readback: Readback) -> Bound:
             defined.add(identity)
             pending.pop(identity, None)
         if identity not in defined:
-            record = msgspec.msgpack.encode(SeriesDefined(identity, name, path, source))
+            record = msgspec.msgpack.encode(SeriesDefined(identity, name, path, source, unit))
             if len(record) > MAX_RECORD:
                 raise UsageError(
                     f"key, context and source have {len(record):,} bytes; {MAX_RECORD:,} are kept"
@@ -259,7 +288,13 @@ assert seg.COMMIT == 16  # written out in log_metric
 
 
 def checked(
-    key: Any, value: Any, context: Any, step: Any, source: Any, timestamp: Any
+    key: Any,
+    value: Any,
+    context: Any,
+    step: Any,
+    source: Any,
+    timestamp: Any,
+    unit: str | None = None,
 ) -> tuple[str, Any, Path, int | None, str | None, int | None]:
     """The arguments of a metric call as they are kept; raises ``TypeError`` or ``UsageError``.
 
@@ -397,6 +432,13 @@ def nanoseconds(value: Any) -> int:
 def current_path(context: Any) -> Path:
     """The context that a call names, else the one that ``with context(...)`` set."""
     return (scope.get() or ()) if context is None else context_path(context)
+
+
+def placed(path: Path, parents: Mapping[str, str]) -> Path:
+    """A path put under the contexts that its first name stands under."""
+    while parents and path and path[0] in parents:
+        path = (parents[path[0]], *path)
+    return path
 
 
 def context_path(value: Any) -> Path:

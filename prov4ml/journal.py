@@ -78,7 +78,7 @@ class Journal:
 
     ``position``, ``commit``, ``limit``, ``buffer``, ``words`` describe the current segment and
     are written only by whoever holds ``busy``.  ``definitions`` holds the encoded series, to be
-    repeated in each segment.  ``prologue`` gives the first record of a forked child's journal.
+    repeated in each segment.  ``prologue`` gives the first records of a forked child's journal.
     ``quota`` says whether there may be another segment; a small one may be where all but the
     current one are acked, so that a collector that keeps up is always heard.
     """
@@ -131,7 +131,8 @@ class Journal:
         self.deferred: deque[Deferred] = deque()
         self.definitions: list[bytes] = []
         self.closed = False
-        self.prologue: Callable[[], bytes] | None = None
+        self.busy = False
+        self.prologue: Callable[[], list[bytes]] | None = None
         self._reset(who)
         first = self._make(SMALLEST)  # raises: the user can mend it before training starts
         first.begin(0, b"")
@@ -141,7 +142,6 @@ class Journal:
     def _reset(self, who: seg.Identity) -> None:
         self.who = who
         self.owner_pid = os.getpid()
-        self.busy = False
         self.introduced = False
         self.serial = 0
         self.size = SMALLEST
@@ -249,16 +249,17 @@ class Journal:
         return self._turn(length, metric, kept)
 
     def _introduce(self, length: int, metric: bool) -> bool:
-        """A forked child's first segment, and its first record."""
-        record = b"" if self.prologue is None else self.prologue()
-        if self.current is None and not self._turn(len(record) + length, False, _LAST):
+        """A forked child's first segment, and its first records."""
+        records = [] if self.prologue is None else self.prologue()
+        first = b"".join(records)
+        if self.current is None and not self._turn(len(first) + length, False, _LAST):
             return False
-        position, length = self.position, len(record)
-        if record:
-            self.buffer[position : position + length] = record  # type: ignore[index]
+        position, length, count = self.position, len(first), len(records)
+        if records:
+            self.buffer[position : position + length] = first  # type: ignore[index]
             # No call from here on.
             self.position = position + length
-            self.commit = commit = self.commit + (1 << 32) + length
+            self.commit = commit = self.commit + (count << 32) + length
             self.words[seg.COMMIT] = commit  # type: ignore[index]
         self.introduced = True
         return not (metric and self.reserving) or self._turn(length, metric, _LAST)
@@ -512,10 +513,19 @@ class Journal:
 
     # ------------------------------------------------------------------------------ forks
 
-    def forked(self, who: seg.Identity) -> None:
-        """In a forked child: forget the parent's files and begin a journal at the first event."""
-        self.deferred = deque()
-        self._reset(who)
+    def forked(self, who: Callable[[], seg.Identity]) -> None:
+        """In a forked child: forget the parent's files and begin a journal at the first event.
+
+        ``who`` makes the identity.  A signal handler that comes meanwhile finds a writer.
+        """
+        self.busy = True
+        self.deferred = deque()  # what lies there is the parent's
+        try:
+            self._reset(who())
+        finally:
+            self.busy = False
+            if self.deferred:
+                self.drain()
 
 
 def _is_metric(record: bytes) -> bool:
@@ -546,4 +556,4 @@ def _interrupts_writer() -> bool:
     return False
 
 
-WRITERS.update(f.__code__ for f in (Journal.append, Journal.drain, Journal._defer))
+WRITERS.update(f.__code__ for f in (Journal.append, Journal.drain, Journal._defer, Journal.forked))

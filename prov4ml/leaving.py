@@ -33,6 +33,7 @@ def leave(run: Run, deadline: float) -> None:
         delivered = sender.finish(0.8 * (deadline - time.monotonic())) and sender.complete()
     if delivered:
         sender.stop(min(1.0, deadline - time.monotonic()))
+        sender.release()
         journal.close(remove=True)
         if sender.closed is not None and sender.closed.last:
             _report(run, sender.closed)

@@ -17,11 +17,11 @@ __all__ = [
     "CompressorType",
     "MetricsType",
     "artifact",
+    "either",
     "experiment",
     "named",
     "no_others",
     "one_of_two",
-    "third",
 ]
 
 
@@ -76,9 +76,9 @@ def artifact(name: Any, path: Any, context: Any, step: Any) -> tuple[Any, Any, A
     return name, path, context, step
 
 
-def third(context: str | bool | None, flag: bool) -> tuple[str | None, bool]:
-    """(context, flag) where the third argument may be either."""
-    return (None, context) if isinstance(context, bool) else (context, flag)
+def either(text: str | bool | None, flag: bool) -> tuple[str | None, bool]:
+    """(text, flag) where one argument may be either: a context, a name, or yes or no."""
+    return (None, text) if isinstance(text, bool) else (text, flag)
 
 
 def experiment(name: Any, namespace: Any) -> tuple[Any, Any]:

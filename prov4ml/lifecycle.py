@@ -13,10 +13,11 @@ import os
 import sys
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from prov4ml.run import Run
+    from prov4ml.sender import Sender
 
 __all__ = ["watch"]
 
@@ -24,6 +25,8 @@ _runs: weakref.WeakSet[Run] = weakref.WeakSet()
 _exit_note: tuple[int, dict[int, int | None]] | None = None  # code, and how far each run had got
 _last_value: BaseException | None = None
 _installed = False
+_held: dict[int, list[Sender]] = {}  # by the thread that forks
+_HOLD: Final = 1.0  # s that a fork waits for a sender at most
 
 
 def watch(run: Run) -> None:
@@ -33,7 +36,9 @@ def watch(run: Run) -> None:
     if not _installed:
         _installed = True
         _last_value = getattr(sys, "last_value", None)
-        os.register_at_fork(after_in_child=_after_fork)
+        os.register_at_fork(
+            before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child
+        )
         atexit.register(_at_exit)
         _note_exit()
 
@@ -63,7 +68,19 @@ def _progress(run: Run) -> int | None:
     return run._journal.sent if run._sender.recorded(1.0) else None
 
 
+def _before_fork() -> None:
+    """Fork while no sender thread is in the middle of an import: once, some milliseconds."""
+    senders = [run._sender for run in list(_runs) if run.active]
+    _held[threading.get_ident()] = [s for s in senders if s.hold(_HOLD)]
+
+
 def _after_fork() -> None:
+    for sender in _held.pop(threading.get_ident(), []):
+        sender.let_go()
+
+
+def _in_child() -> None:
+    _held.clear()
     for run in list(_runs):
         if run._ended is None:
             run.after_fork()

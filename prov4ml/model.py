@@ -6,8 +6,9 @@ held beside the state grows with contexts, ranks and distinct names, not with wh
 Elements stand once, no statement stands twice, an id is an activity, an entity or an agent.
 
 This module tells of the run itself: who and what started it, from which code, and its tags.
-``model_processes`` has attempts, ranks and contexts, ``model_things`` parameters, data, files and
-models, ``model_metrics`` the series, ``model_attempts`` what a resume made of them,
+``model_processes`` has attempts, ranks and contexts, ``model_activities`` what people open in
+them, ``model_things`` parameters, data, files and models, ``model_metrics`` the series,
+``model_attempts`` what a resume made of them, ``model_evaluations`` what they come to,
 ``model_names`` the identifiers and ``model_times`` the intervals.  Sources: W3C PROV-DM and
 PROV-CONSTRAINTS; ML-Schema, FAIR4ML and DCMI terms where they have the word.
 """
@@ -20,7 +21,9 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from prov4ml import events as ev
+from prov4ml.model_activities import activities, epochs
 from prov4ml.model_attempts import abandoned, combined
+from prov4ml.model_evaluations import evaluations
 from prov4ml.model_metrics import Kept, metrics
 from prov4ml.model_names import Names
 from prov4ml.model_processes import (
@@ -71,6 +74,8 @@ def statements(state: RunState) -> Iterator[Statement]:
     yield from processes(seen)
     yield from strangers(seen)
     yield from contexts(seen)
+    yield from epochs(seen)
+    yield from activities(seen)
     yield from parameters(seen)
     yield from splits(seen)
     yield from artifacts(seen)
@@ -78,6 +83,7 @@ def statements(state: RunState) -> Iterator[Statement]:
     yield from metrics(seen, kept)
     yield from abandoned(seen)
     yield from combined(seen, kept)
+    yield from evaluations(seen, kept)
 
 
 # -------------------------------------------------------------- people, code, machines

@@ -49,6 +49,12 @@ class Lineage:
         self._numbers: dict[bytes, dict[int, ev.Artifact]] = {}
         self._processes: dict[str, Producer] | None = None
         self._bases: dict[bytes, set[int]] = {}
+        self._claimed = {
+            (p.id, link.n)
+            for p in view.clients
+            for link in p.doings.links
+            if link.use == "generated"
+        }
 
     def numbers(self, p: Producer) -> Mapping[int, ev.Artifact]:
         """The occurrences of a process by their number; the first of those that share one."""
@@ -137,9 +143,13 @@ class Lineage:
     def _older(self, p: Producer, old: ev.Artifact, q: Producer, new: ev.Artifact) -> bool:
         times = self._view.times
         before, after = times.at(p, old.time) // 1000, times.at(q, new.time) // 1000
-        if p.id != q.id or old.use == new.use == "generated":
+        if p.id != q.id or (self._made(p, old) and self._made(q, new)):
             return before < after
         return before <= after
+
+    def _made(self, p: Producer, a: ev.Artifact) -> bool:
+        """Whether an occurrence is, or may be, generated in this run."""
+        return a.use == "generated" or (p.id, a.n) in self._claimed
 
 
 def is_version(a: ev.Artifact, source: Source) -> bool:

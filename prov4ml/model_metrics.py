@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from copy import copy
-from typing import Final
+from typing import Final, NamedTuple
 
 from prov4ml import events as ev
 from prov4ml.model_times import View
@@ -24,6 +24,7 @@ from prov4ml.state import Key, Path, Producer, RunState, Series
 __all__ = [
     "MANY",
     "Kept",
+    "Stated",
     "Total",
     "detailed",
     "metrics",
@@ -60,7 +61,11 @@ def stored(state: RunState) -> bool:
 
 
 def metrics(view: View, kept: Kept) -> Iterator[Statement]:
-    """The store with its files, then every series; ``kept`` is told which those of attempts are."""
+    """The store with its files, then every series; ``kept`` is told which of them others need.
+
+    They are needed for the series over several attempts, and for metrics of which one value is
+    wanted.
+    """
     state, names = view.state, view.names
     parts = _parts(view)
     store = store_of(view)
@@ -76,8 +81,11 @@ def metrics(view: View, kept: Kept) -> Iterator[Statement]:
     for output in sorted(state.outputs.values(), key=lambda o: o.path):
         if output.sink not in _SINKS:
             yield from _file(view, output, None)
+    needed = None  # all
+    if len(view.times.attempts) == 1:
+        needed = frozenset(f.name for p in view.clients for f in p.finals.values())
     for attempt in view.times.attempts:
-        yield from _series_of(view, attempt, store, kept)
+        yield from _series_of(view, attempt, store, kept, needed)
 
 
 # ---------------------------------------------------------------------------------- files
@@ -136,8 +144,17 @@ def _written(view: View, id: str, time: int | None) -> Relation:
 # --------------------------------------------------------------------------------- series
 
 
-Kept = dict[Key, list[tuple[str, str]]]
-"""What was stated of a series: each entity and the activity that generated it."""
+class Stated(NamedTuple):
+    """An entity that tells of a series, and the activity that generated it."""
+
+    id: str
+    activity: str
+    attempt: int
+    rank: int | None  # None: of all
+
+
+Kept = dict[Key, list[Stated]]
+"""What was stated of a series."""
 
 
 class Total:
@@ -167,9 +184,9 @@ class Total:
         t.nan_count += s.nan_count
         t.total += s.total
         if s.minimum is not None and (t.minimum is None or s.minimum < t.minimum):
-            t.minimum = s.minimum
+            t.minimum, t.minimum_at = s.minimum, s.minimum_at
         if s.maximum is not None and (t.maximum is None or s.maximum > t.maximum):
-            t.maximum = s.maximum
+            t.maximum, t.maximum_at = s.maximum, s.maximum_at
         earliest = (s.first_time + offset, rank, producer)
         if earliest < self._earliest:
             self._earliest, t.first, t.first_step = earliest, s.first, s.first_step
@@ -194,9 +211,11 @@ def detailed(view: View, attempt: int) -> Iterator[tuple[int | None, list[Produc
         yield None, members
 
 
-def _series_of(view: View, attempt: int, store: Name | None, kept: Kept) -> Iterator[Statement]:
+def _series_of(
+    view: View, attempt: int, store: Name | None, kept: Kept, needed: frozenset[str] | None
+) -> Iterator[Statement]:
     for rank, producers in detailed(view, attempt):
-        yield from _stated(view, attempt, rank, _totals(view, producers), store, kept)
+        yield from _stated(view, attempt, rank, _totals(view, producers), store, kept, needed)
 
 
 _Told = tuple[Series, Pair, int]
@@ -247,8 +266,8 @@ def _stated(
     told: Iterator[_Told],
     store: Name | None,
     kept: Kept,
+    needed: frozenset[str] | None,
 ) -> Iterator[Statement]:
-    several = len(view.times.attempts) > 1
     names, results = view.names, view.names.results
     taken: set[str] = set()
     if rank is None:  # only then can a name be that of a context: ("a", "series", "b")
@@ -274,8 +293,9 @@ def _stated(
         facts += tail
         while id in taken:
             id += "/all"
-        if several:
-            kept.setdefault((s.name, s.context, s.source), []).append((id, activity))
+        if needed is None or s.name in needed:
+            told_of = kept.setdefault((s.name, s.context, s.source), [])
+            told_of.append(Stated(id, activity, attempt, rank))
         yield Element("entity", id, tuple(facts))
         yield Relation("wasGeneratedBy", (id, activity), (), time)
         yield Relation("hadMember", (results, id))

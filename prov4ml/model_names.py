@@ -142,6 +142,15 @@ class Names:
             return self.attempt(attempt)
         return f"{self._run}attempt/{attempt}/context/{'/'.join(map(_coded, path))}"
 
+    def epoch(self, attempt: int, path: Path, number: int) -> str:
+        """An epoch that is an activity; no context is called so, whatever its path."""
+        inside = f"/context/{'/'.join(map(_coded, path))}" if path else ""
+        return f"{self._run}attempt/{attempt}/epoch/{number}{inside}"
+
+    def activity(self, p: Producer, n: int) -> str:
+        """An activity of the user's own."""
+        return f"{self.process(p)}/activity/{n}"
+
     def holder(self, attempt: int, rank: int) -> str | None:
         """The process that is that rank, or None when nothing of it has arrived."""
         held = (attempt, rank) in self._holders
@@ -177,6 +186,15 @@ class Names:
 
     def param(self, key: str, datatype: str, value: str) -> str:
         return f"{self._run}param/{segment(key)}/{_hash(f'{datatype}:{value}')[:16]}"
+
+    def final(self, name: str, fold: str, path: Path) -> str:
+        """The one value that the points of all processes come to."""
+        inside = f"/context/{'/'.join(map(_coded, path))}" if path else ""
+        return f"{self._run}final/{_coded(name)}/{fold}{inside}"
+
+    def final_of(self, p: Producer, n: int) -> str:
+        """The one value that a process computed itself."""
+        return f"{self.process(p)}/final/{n}"
 
     def split(self, name: str, facts: str = "") -> str:
         """``facts`` tells apart what has the same name and is not the same."""

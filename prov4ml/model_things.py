@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from prov4ml import events as ev
+from prov4ml.model_activities import Doers
 from prov4ml.model_lineage import MODELS, Lineage, Source, is_version
 from prov4ml.model_names import alike
 from prov4ml.model_times import View
@@ -98,14 +99,15 @@ def plain(attributes: Mapping[str, ev.Scalar]) -> list[Pair]:
 class _Setting:
     """One value of a parameter, wherever it was set."""
 
-    __slots__ = ("contexts", "files", "id", "order", "param", "ranks", "sources", "time")
+    __slots__ = ("contexts", "files", "id", "order", "param", "ranks", "sources", "time", "users")
 
-    def __init__(self, id: str, param: ev.Param, order: int, time: int) -> None:
+    def __init__(self, id: str, param: ev.Param, order: int) -> None:
         self.id = id
         self.param = param
         self.order = order
-        self.time = time
+        self.time: int | None = None  # when the run first used it; None: only activities did
         self.ranks: set[int] = set()
+        self.users: dict[str, int] = {}  # activities, and when
         self.sources: set[str] = set()
         self.contexts: dict[tuple[int, Path], int] = {}  # which used it too, and when first
         self.files: list[str] = []  # occurrences of a long value
@@ -115,11 +117,14 @@ _Settings = dict[str, dict[tuple[str, str], _Setting]]  # by key, by datatype an
 
 
 def parameters(view: View) -> Iterator[Statement]:
-    """One entity per value, used by the run when it was first set, and by the contexts named."""
+    """One entity per value, used by the run when it was first set, and by the contexts named.
+
+    One of an activity is used by that activity alone.
+    """
     run = view.names.run
     found = _settings(view)
     for key, values in found.items():
-        several = len(values) > 1
+        several = sum(setting.time is not None for setting in values.values()) > 1
         for setting in values.values():
             attributes: list[Pair] = [_SETTING, ("prov:label", key)]
             attributes += _value(setting.param)
@@ -127,10 +132,13 @@ def parameters(view: View) -> Iterator[Statement]:
                 attributes += [("p4:rank", rank) for rank in sorted(setting.ranks)]
             attributes += [("p4:source", source) for source in sorted(setting.sources)]
             yield Element("entity", setting.id, tuple(attributes))
-            yield Relation("used", (run, setting.id), _HYPERPARAMETER, setting.time)
+            if setting.time is not None:
+                yield Relation("used", (run, setting.id), _HYPERPARAMETER, setting.time)
             for (attempt, path), time in sorted(setting.contexts.items()):
                 context = view.names.context(attempt, path)
                 yield Relation("used", (context, setting.id), _HYPERPARAMETER, time)
+            for user, time in setting.users.items():
+                yield Relation("used", (user, setting.id), _HYPERPARAMETER, time)
             for file in setting.files:
                 yield Relation("alternateOf", (setting.id, file))
     yield from _revisions(view, found)
@@ -142,6 +150,7 @@ def _settings(view: View) -> _Settings:
     for p in view.clients:
         files = {a.n for a in p.artifacts if a.kind == "parameter"}
         rank = p.started.rank if p.started is not None else 0
+        doers = Doers(view, p)
         for param in p.params:
             values = found.setdefault(param.key, {})
             same = (param.datatype, param.value)
@@ -149,16 +158,19 @@ def _settings(view: View) -> _Settings:
             setting = values.get(same)
             if setting is None:
                 name = view.names.param(param.key, *same)
-                setting = values[same] = _Setting(name, param, order, time)
+                setting = values[same] = _Setting(name, param, order)
                 order += 1
-            elif time < setting.time:
-                setting.time = time
-            setting.ranks.add(rank)
             if param.source is not None:
                 setting.sources.add(param.source)
-            if param.context and p.started is not None:
-                place = (p.started.attempt, tuple(param.context))
-                setting.contexts[place] = min(time, setting.contexts.get(place, time))
+            doer = doers.of("param", 0, param.activity, (), param.time)
+            if doer.own:
+                setting.users.setdefault(doer.id, time)
+            else:
+                setting.time = time if setting.time is None else min(time, setting.time)
+                setting.ranks.add(rank)
+                if param.context and p.started is not None:
+                    where = (p.started.attempt, tuple(param.context))
+                    setting.contexts[where] = min(time, setting.contexts.get(where, time))
             if param.artifact in files and param.artifact is not None:
                 file = view.names.occurrence(p, param.artifact)
                 if file not in setting.files:
@@ -174,12 +186,12 @@ def _revisions(view: View, found: _Settings) -> Iterator[Statement]:
         place = p.started.rank if p.started is not None and view.names.holds(p) else p.id
         for param in p.params:
             values = found[param.key]
-            if len(values) == 1:
-                continue
             new = values[(param.datatype, param.value)]
+            if len(values) == 1 or param.activity or new.time is None:
+                continue
             old = before.get((place, param.key))
             before[(place, param.key)] = new
-            if old is None or (old.time, old.order) >= (new.time, new.order):
+            if old is None or (old.time or 0, old.order) >= (new.time, new.order):
                 continue
             if (new.id, old.id) not in told:
                 told.add((new.id, old.id))
@@ -216,12 +228,12 @@ def splits(view: View) -> Iterator[Statement]:
     names = view.names
     ids: dict[tuple[str, str], str] = {}
     taken: set[str] = set()
-    uses: dict[tuple[int, Path, str], int] = {}
+    uses: dict[tuple[str, Path, str], int] = {}
     for p in view.clients:
         latest: dict[str, str] = {}
         datasets = {a.n for a in p.artifacts} if p.splits else set()
-        attempt = p.started.attempt if p.started is not None else 0
-        for split in p.splits:
+        doers = Doers(view, p)
+        for place, split in enumerate(p.splits, 1):
             facts = (split.name, repr(split.attributes))  # a text: NaN equals itself
             id = ids.get(facts)
             if id is None:
@@ -237,13 +249,14 @@ def splits(view: View) -> Iterator[Statement]:
                 if split.parent in latest:  # stated before, so no circle
                     yield _derived(id, latest[split.parent])
             latest[split.name] = id
-            use = (attempt, tuple(split.context), id)
+            path = tuple(split.context)
+            use = (doers.of("split", place, split.activity, path, split.time).id, path, id)
             time = view.times.at(p, split.time)
             if use not in uses or time < uses[use]:
                 uses[use] = time
-    for (attempt, path, id), time in uses.items():
+    for (doer, path, id), time in uses.items():
         role = _DATA_ROLES.get(path[-1].lower() if path else "", _DATA_ROLES[""])
-        yield Relation("used", (names.context(attempt, path), id), role, time)
+        yield Relation("used", (doer, id), role, time)
 
 
 # ------------------------------------------------------------------------ files and models
@@ -305,7 +318,7 @@ def _of_process(
     names, stored, offset = view.names, view.state.stored, view.times.at(p, 0)
     attempt, rank, _ = p.key
     base = names.process(p) + "/artifact/"
-    activities: dict[Path, str] = {}
+    doers = Doers(view, p)
     numbers: set[int] = set()
     folders = {a.folder for a in p.artifacts if a.folder}
     for a in p.artifacts:
@@ -342,20 +355,22 @@ def _of_process(
             told = lineage.facts(sources, unnamed)
         if a.n in folders:
             told.append(_COLLECTION)
+        doer, maker, users = doers.part(a)
+        if path and doer.context != path:
+            told.append(("p4:context", Name(names.context(attempt, path))))
         yield Element("entity", id, _facts(a, label, outcome, told, _layers(view, p, a, lineage)))
 
-        activity = activities.get(path)
-        if activity is None:
-            activity = activities[path] = names.context(attempt, path)
-        if not path and kind in _OF_THE_RUN:
+        activity = doer.id
+        if not path and kind in _OF_THE_RUN and not doer.own:
             activity = names.run
-        role = _ROLES.get((kind, use), ())
+        if maker is not None:
+            by = activity if maker == doer.id else maker
+            yield Relation("wasGeneratedBy", (id, by), _ROLES.get((kind, "generated"), ()), time)
+        role = _ROLES.get((kind, "used"), ())
         if is_model and use == "used" and a.n in lineage.bases(p):
             role = _INITIAL
-        if use == "generated":
-            yield Relation("wasGeneratedBy", (id, activity), role, time)
-        elif use == "used":
-            yield Relation("used", (activity, id), role, time)
+        for user, when in users.items():
+            yield Relation("used", (activity if user == doer.id else user, id), role, when)
 
         if version is not None:
             model = names.model(a.name)

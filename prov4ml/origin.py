@@ -232,7 +232,7 @@ def log_execution_command(to: Recorder, cmd: Any, path: Any) -> None:
     else:
         raise TypeError(f"cmd must be a string or a list of strings, not {type(cmd).__name__}")
     if path is not None:
-        if not isinstance(path, (str, os.PathLike)):
+        if not paths.is_path(path):
             raise TypeError(f"path must be a path, not {type(path).__name__}")
         words = (*words, hot.text("path", paths.plain(os.fsdecode(path))))
     to.given.add("command")
@@ -241,7 +241,7 @@ def log_execution_command(to: Recorder, cmd: Any, path: Any) -> None:
 
 def log_source_code(to: Recorder, path: Any) -> Reference:
     """See ``Run.log_source_code``; ``path`` is not None."""
-    if not isinstance(path, (str, os.PathLike)):
+    if not paths.is_path(path):
         raise TypeError(f"path must be a path, not {type(path).__name__}")
     text = os.fsdecode(path)
     name = paths.plain(os.path.basename(text.rstrip("/")) or text)

@@ -8,10 +8,10 @@ much may be on the way at once says the ``Window``, one for all that goes over a
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
@@ -67,8 +67,11 @@ class Source(Protocol):
 
     def stretches(self) -> list[Stretch]: ...
 
-    def release(self, acked: int) -> None:
-        """Remove what is acked."""
+    def alive(self) -> bool:
+        """Whether the process that writes it lives."""
+
+    def release(self, acked: int, over: bool) -> bool:
+        """Remove what is acked (``over``: nothing more comes); whether something is left."""
 
 
 class OwnJournal:
@@ -87,8 +90,12 @@ class OwnJournal:
             found.append(_committed_of(mark.segment, mark.count << 32 | mark.size))
         return found
 
-    def release(self, acked: int) -> None:
+    def alive(self) -> bool:
+        return True
+
+    def release(self, acked: int, over: bool) -> bool:
         self.journal.release(acked)
+        return True
 
 
 def _committed_of(s: seg.Segment, commit: int) -> Stretch:
@@ -125,23 +132,27 @@ class ChildJournal:
         self._read = read  # whole: another thread may be reading, too
         return sorted((stretch for _, stretch in read.values()), key=lambda s: s.first)
 
-    def release(self, acked: int) -> None:
-        over = self.over()
+    def alive(self) -> bool:
+        try:
+            os.kill(self.pid, 0)  # the cheap question; a zombie and a stranger say yes, too
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
+        return process.alive(self.pid, self.pid_start, process.boot_id())
+
+    def release(self, acked: int, over: bool) -> bool:
         stretches = self.stretches()
+        left = [s for s in stretches if s.first + s.count > acked]
         if not over:  # it may be about to write where nothing is yet, and does where it was last
-            stretches = [stretch for stretch in stretches if stretch.count][:-1]
+            left += [s for s in stretches if not s.count]
+            left += [s for s in stretches if s.count][-1:]
         for stretch in stretches:
-            if stretch.first + stretch.count <= acked:
+            if stretch not in left:
                 stretch.path.unlink(missing_ok=True)
-
-    def over(self) -> bool:
-        """Whether the child is gone: it writes nothing more."""
-        return not process.alive(self.pid, self.pid_start, process.boot_id())
-
-    def remove(self) -> None:
-        """Remove what is left, the folders too: the child is gone and all it said is acked."""
-        for place in self._places:
-            spool.remove(place / self._run / self.producer.hex())
+        if over and not left:
+            spool.remove_empty(self._places, self._run, self.producer)
+        return bool(left)
 
 
 def _stretch_of(path: Path) -> Stretch:
@@ -214,8 +225,11 @@ class Outbox:
         self.refused = False  # it will not have this producer
         self.asked = 0.0  # when we last said hello
         self.heard = 0.0  # when it last answered
+        self.spoke = 0.0  # when we last sent something else
+        self.due = 0.0  # when a child's is to be looked at again
         self.sent = 0
         self.acked = 0
+        self.more = False  # there is more than the window admits now
         self._window = window
         self._tabled: Path | None = None
         self._flying: deque[_Flying] = deque()
@@ -248,10 +262,7 @@ class Outbox:
         self._flying.clear()
 
     def ack(self, sequence: int) -> None:
-        if sequence > self.acked:
-            self.acked = sequence
-            with suppress(OSError):  # files that stay now go with a later ack
-                self.source.release(sequence)
+        self.acked = max(self.acked, sequence)
         self.sent = max(self.sent, sequence)
         arrived, last = 0, None
         while self._flying and self._flying[0].next <= sequence:
@@ -265,6 +276,7 @@ class Outbox:
 
         Each parcel counts as sent when the next is asked for.
         """
+        self.more = False
         stretches = self.source.stretches()
         self._marks = {s.path: self._marks.get(s.path, []) for s in stretches}
         for s in stretches:
@@ -274,9 +286,13 @@ class Outbox:
                 tables = [] if self._tabled == s.path else wire.split(s.table, self._window.batch)
                 size = end[0] - start[0] + sum(map(len, tables))
                 if not self._window.admits(size):
+                    self.more = True
                     return
                 count = end[1] - start[1]
-                batch = wire.array_header(count) + s.read(start[0], end[0])
+                try:
+                    batch = wire.array_header(count) + s.read(start[0], end[0])
+                except FileNotFoundError:
+                    break  # its process is dead, and the collector has taken what it left
                 lost = max(0, s.first - self.sent)  # dropped on a full disk
                 yield Parcel(s.first + start[1], count, batch, tables, lost)
                 if end not in marks:
@@ -299,6 +315,11 @@ class Outbox:
         later = [c for c in cuts if c[1] > start[1] and c[1] <= s.count]
         near = [c for c in later if c[0] - start[0] <= most]
         return start, near[-1] if near else later[0]
+
+    def release(self) -> bool:
+        """Remove what is acked; whether nothing is left and nothing more will come."""
+        over = not self.source.alive()  # asked first: then all it wrote before its end is seen
+        return not self.source.release(self.acked, over) and over
 
     def delivered(self) -> bool:
         """Whether all that is committed is acked; False as long as nobody can tell."""

@@ -11,7 +11,7 @@ from prov4ml.errors import UsageError
 from prov4ml.recorder import Recorder
 from prov4ml.talk import log, short
 
-__all__ = ["log_param"]
+__all__ = ["keep_param", "lexical", "log_param"]
 
 _LONG: Final = 1000  # characters of a parameter's value that stand in the event itself
 
@@ -27,7 +27,7 @@ def log_param(
     name = hot.text("key", key)
     at = hot.current_path(context)
     source = None if source is None else hot.text("source", source)
-    datatype, text = _lexical(value)
+    datatype, text = lexical(value)
     known = to.params.setdefault(name, f"{datatype}:{text}")
     if known != f"{datatype}:{text}":
         log.warning(
@@ -37,8 +37,21 @@ def log_param(
             short(text),
         )
         to.params[name] = f"{datatype}:{text}"
+    keep_param(to, name, datatype, text, at, source)
+
+
+def keep_param(
+    to: Recorder,
+    name: str,
+    datatype: str,
+    text: str,
+    at: tuple[str, ...] = (),
+    source: str | None = None,
+    activity: int = 0,
+) -> None:
+    """Write down what ``lexical`` gave: of the run and a context, or of an activity."""
     if len(text) <= _LONG:
-        to.append(ev.Param(to.now(), name, datatype, text, context=at, source=source))
+        to.append(ev.Param(to.now(), name, datatype, text, None, at, source, activity))
         return
     import hashlib
 
@@ -50,10 +63,10 @@ def log_param(
     if handed is not None:
         to.occurrence(n, "parameter", name, handed)
     digest = hashlib.sha256(data).hexdigest()
-    to.append(ev.Param(to.now(), name, datatype, digest, n, context=at, source=source))
+    to.append(ev.Param(to.now(), name, datatype, digest, n, at, source, activity))
 
 
-def _lexical(value: Any) -> tuple[str, str]:
+def lexical(value: Any) -> tuple[str, str]:
     """(datatype, text) of a parameter's value, as ``events.Param`` has them."""
     if value is None:
         return "none", ""
@@ -75,7 +88,7 @@ def _lexical(value: Any) -> tuple[str, str]:
             return "json", text
     item = getattr(value, "item", None)
     if callable(item) and getattr(value, "ndim", None) == 0:  # a NumPy or torch scalar
-        return _lexical(item())
+        return lexical(item())
     try:
         return "text", str(value).encode("utf-8", "backslashreplace").decode()
     except Exception as error:

@@ -11,15 +11,20 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeGuard
 
 from prov4ml.errors import UsageError
 from prov4ml.talk import short
 
-__all__ = ["Walk", "is_folder", "is_pattern", "is_url", "located", "matching", "plain"]
+__all__ = ["Walk", "is_folder", "is_path", "is_pattern", "is_url", "located", "matching", "plain"]
 
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^\s]+")
 _MAGIC: Final = re.compile(r"[*?\[]")
+
+
+def is_path(thing: Any) -> TypeGuard[str | os.PathLike[str]]:
+    """Whether a thing is a path; asks nothing of it, for whatever it has may raise."""
+    return issubclass(type(thing), (str, os.PathLike))
 
 
 def is_url(text: str) -> bool:

@@ -1,15 +1,17 @@
-"""Facts about processes and this machine, from /proc; nothing is cached across a fork."""
+"""Facts about processes and this machine, from /proc; what a fork changes is not remembered."""
 
 from __future__ import annotations
 
 import getpass
 import os
 import socket
+from functools import cache
 from pathlib import Path
 
 __all__ = ["alive", "boot_id", "hostname", "pid_start", "user"]
 
 
+@cache
 def boot_id() -> str:
     """UUID of this boot of this machine; all zeros where the kernel does not say."""
     try:

@@ -19,6 +19,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from prov4ml import (
     documents,
     eventlog,
@@ -38,7 +40,7 @@ from prov4ml.feed import Feed
 from prov4ml.talk import short
 from prov4ml.version import VERSION
 
-__all__ = ["Publisher", "fold", "replay"]
+__all__ = ["Publisher", "check_kept", "fold", "replay"]
 
 _KEY: Final = re.compile(r"[0-9a-f.-]+")  # a marker's name, as it may come over the wire
 _SNAPSHOT: Final = 60.0  # s between documents of a running run
@@ -103,6 +105,21 @@ def standing(of: state.RunState, events: Path, frames: int | None, known: Cuts) 
     return again
 
 
+def check_kept(directory: Path) -> None:
+    """Raises ``UsageError`` for a run that is over and whose events were removed.
+
+    Documents made of what came since would take the place of those that tell all of it.
+    """
+    if (directory / "events").is_dir():
+        return
+    try:
+        closed = msgspec.json.decode((directory / "run.json").read_bytes()).get("closed")
+    except (OSError, AttributeError, msgspec.DecodeError):
+        return
+    if closed is not None:
+        raise UsageError("the run is over and keeps no events (keep_events = false)")
+
+
 class Publisher:
     """Follows one run.  All methods on one thread; stream sinks have theirs."""
 
@@ -122,6 +139,7 @@ class Publisher:
         self.directory = directory
         self.state = state.RunState()
         self.closed: wire.Closed | None = None
+        self.followed = False  # whether all that the log held when it was opened is folded
         self._id = os.urandom(16)
         self._sequence = 0
         self._lock = threading.Lock()
@@ -152,8 +170,8 @@ class Publisher:
             self._sequence += 1
             return number
 
-    def rank_ended(self, event: ev.RankEnded) -> None:
-        """A rank's end, seen by somebody else; from any thread."""
+    def tell(self, event: ev.RankEnded | ev.LeaseLost | ev.LeaseRegained) -> None:
+        """What somebody else saw of a process; from any thread."""
         self._emit(event)
 
     # ------------------------------------------------------------------------- following
@@ -162,6 +180,7 @@ class Publisher:
         """Fold what is safe in the log, open sinks when the run is known, store bytes."""
         for frame in self._reader.read(self.log.synced):
             self._changed |= take(self.state, frame)
+        self.followed = True
         if self._feeds is None:
             started = next(state.ranks(self.state), None)
             if started is None or started.started is None:
@@ -187,8 +206,9 @@ class Publisher:
             self._keeper.hurry()
         self._complete = over and not pending
         self._statuses = repr([state.ended(self.state, p).status for p in state.ranks(self.state)])
-        # Points withdraw that somebody was out of sight.
-        self._changed = any(end.status == "unreachable" for end in self.state.ends.values())
+        # Any event takes back that somebody was out of sight.
+        unseen = any(end.status == "unreachable" for end in self.state.ends.values())
+        self._changed = unseen or bool(self.state.leases)
         self._judged = time.monotonic()
         self._judging = self._judged - began
 
@@ -279,7 +299,7 @@ class Publisher:
     # ------------------------------------------------------------------------------- end
 
     def close(self) -> wire.Closed:
-        """Seal the outputs, end the run, write the documents.  The log is kept for ``pack``.
+        """Seal the outputs, end the run, write the documents; nothing more comes into the log.
 
         What fails (a full disk) may be tried again: it goes on where it was.
         """
@@ -304,9 +324,11 @@ class Publisher:
         self._record()
         self._tidy()
         self._write(time.monotonic())
-        self.log.end()
         self._keeper.stop()
+        self.log.finish()
         self._reader.close()
+        if not all(s.settings.get("keep_events", True) for s in self._introductions()):
+            shutil.rmtree(self.log.directory, ignore_errors=True)
         self.closed = self._last_word()
         return self.closed
 
@@ -320,36 +342,36 @@ class Publisher:
                 self._emit(ev.SinkFailed(time.time_ns(), feed.name, text))
 
     def pack(self, stop: Callable[[], bool] = lambda: False) -> None:
-        """After the end: compress the log (or remove it), tidy up what is delivered.
+        """After the end: tidy up what is delivered, compress the log, let go of it.
 
-        Nobody else writes the log meanwhile; ``stop`` says that somebody wants to.
+        ``stop``: somebody wants to go on with the run, so the log stays as it is.
         """
         try:
-            self._pack(stop)
+            bad = state.run_status(self.state).status != "finished"
+            over = state.attempts(self.state)
+            for key in {s.settings.get("key") for s in self._introductions()}:
+                if isinstance(key, str) and _KEY.fullmatch(key):
+                    rundir.release(self.directory, key, over, restarts=bad)
+            incoming = self.directory / "artifacts" / ".incoming"
+            if incoming.is_dir() and not any(incoming.iterdir()):
+                incoming.rmdir()
+            self._sweep()
+            eventlog.compress(self.log.directory, stop)
         finally:
             self.log.close()
 
-    def _pack(self, stop: Callable[[], bool]) -> None:
-        started = next(state.ranks(self.state), None)
-        settings = started.started.settings if started and started.started else {}
-        key = settings.get("key")
-        if isinstance(key, str) and _KEY.fullmatch(key):
-            restarts = state.run_status(self.state).status != "finished"
-            rundir.release(self.directory, key, restarts=restarts)
-        incoming = self.directory / "artifacts" / ".incoming"
-        if incoming.is_dir() and not any(incoming.iterdir()):
-            incoming.rmdir()
-        for left in self.directory.glob(".*.tmp"):  # of a collector that died while it wrote
+    def _sweep(self) -> None:
+        """Remove what those left who died while they wrote it."""
+        for left in self.directory.glob(".*.tmp"):
             left.unlink(missing_ok=True)
         undelivered = self.directory / "undelivered"
-        for left in undelivered.glob("*.new"):  # of a process that died while it copied
-            shutil.rmtree(left, ignore_errors=True)
+        for folder in undelivered.glob("*.new"):
+            shutil.rmtree(folder, ignore_errors=True)
         if undelivered.is_dir() and not any(undelivered.iterdir()):
             undelivered.rmdir()
-        if settings.get("keep_events", True):
-            eventlog.compress(self.log.directory, stop)
-        else:
-            shutil.rmtree(self.log.directory, ignore_errors=True)
+
+    def _introductions(self) -> list[ev.Started]:
+        return [p.started for p in state.ranks(self.state) if p.started is not None]
 
     def abandon(self) -> None:
         """Let go of a run that is not over: documents as of now, the log closed."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -17,15 +18,45 @@ from prov4ml import events as ev
 from prov4ml import handover, hot
 from prov4ml.errors import UsageError
 from prov4ml.journal import Journal
+from prov4ml.known import Ledger
 from prov4ml.references import Reference, References
 from prov4ml.talk import log, short
 from prov4ml.wire import MAX_RECORD
 
-__all__ = ["NoRecorder", "Recorder"]
+__all__ = ["Inside", "NoRecorder", "Recorder", "inside"]
 
 T = TypeVar("T")
 
 _LONG: Final = 4000  # characters of a fact that are kept
+
+_IN_CONTEXTS: Final = (
+    ev.Activity,
+    ev.Artifact,
+    ev.ContextEnded,
+    ev.ContextStarted,
+    ev.EpochEnded,
+    ev.EpochStarted,
+    ev.FinalMetric,
+    ev.Linked,
+    ev.Param,
+    ev.Split,
+)
+_IN_ACTIVITIES: Final = (ev.Artifact, ev.Linked, ev.Split)
+
+
+class Inside:
+    """What the calls inside are done by: the activity of that number; 0: none of the user's."""
+
+    def __init__(self, to: Recorder, n: int, around: Inside | None) -> None:
+        self.to = to
+        self.n = n
+        self.around = around
+        self.open = True
+        self.generation = to.generation
+
+
+inside: ContextVar[Inside | None] = ContextVar("prov4ml.activity", default=None)
+"""What was entered last; of whatever run."""
 
 
 class Recorder:
@@ -52,6 +83,17 @@ class Recorder:
         self.namespace = namespace
         self.lenient = lenient
         self._begin()
+        self._outlive()
+
+    def _outlive(self) -> None:
+        """What a forked child has from its parent."""
+        self.metrics = hot.nowhere(hot.checked)  # until the run says where they go
+        self.parents: dict[str, str] = {}  # contexts that stand under another one
+        self.epochs: list[ev.EpochStarted] = []  # open ones
+        self.watchers: dict[str, Callable[[tuple[str, ...], float], None]] = {}  # by metric
+        self.finals: list[Callable[[], None]] = []  # what is said at the end of the run
+        self.execution = self.clock.now()  # when it started, ns
+        self.generation = 0  # of processes, since this was made
 
     def _begin(self) -> None:
         self.params: dict[str, str] = {}  # key: datatype and value of the last one
@@ -59,8 +101,12 @@ class Recorder:
         self.layers: dict[str, tuple[str, int]] = {}  # by model: its layers' hash, their number
         self.given: set[str] = set()  # what of the run's origin a call has told
         self.said: set[str] = set()  # what is said once
+        self.counts: dict[str, int] = {}  # of things that are named by their number
         self.references = References(*self._place())
+        self.known = Ledger()
         self._numbers = itertools.count(1)
+        self._activities = itertools.count(1)
+        self._evaluations = itertools.count(1)
         self._last = 0  # us
 
     def _place(self) -> tuple[str, str]:
@@ -85,25 +131,96 @@ class Recorder:
         """The next occurrence's number, from 1."""
         return next(self._numbers)
 
+    def next_activity(self) -> int:
+        """The next activity's number, from 1."""
+        return next(self._activities)
+
+    def next_final(self) -> int:
+        """The number of the next metric of which one value is wanted, from 1."""
+        return next(self._evaluations)
+
+    def activity(self) -> int:
+        """The number of the activity around the call; 0 without one."""
+        found = inside.get()
+        while found is not None:
+            if found.to is self and found.open and found.generation == self.generation:
+                return found.n
+            found = found.around
+        return 0
+
+    def open_epochs(self) -> list[ev.ClientEvent]:
+        """What a forked child has to say so that it is in the epochs of its parent."""
+        now = self.now()
+        return [self._placed(msgspec.structs.replace(e, time=now)) for e in self.epochs]
+
     def restart(self) -> None:
         """In a forked child: numbers are counted per producer; what has a name keeps it."""
         before = self.params, self.references
         self._begin()
         self.params = before[0]
         self.references.inherit(before[1])
+        self.generation += 1
+        self.watchers.clear()
+        self.finals.clear()
 
     def file(self, n: int) -> str:
         """The name in ``incoming`` of an occurrence's bytes."""
         return f"{self.journal.who.producer.hex()}-{n}"
 
     def append(self, event: ev.ClientEvent) -> None:
-        """Keep an event.  Raises ``UsageError`` for one that is too big, or after the end."""
+        """Keep an event, with what is around the call: its whole context, its activity.
+
+        Raises ``UsageError`` for one that is too big, or after the end.
+        """
+        event = self._placed(event)
         record = msgspec.msgpack.encode(event)
         if len(record) > MAX_RECORD:
             raise UsageError(
                 f"{type(event).__name__} has {len(record):,} bytes; an event holds {MAX_RECORD:,}"
             )
         self.journal.append(record)
+        if type(event) is ev.Artifact:
+            self.known.add(event)
+
+    def _placed(self, event: ev.ClientEvent) -> ev.ClientEvent:
+        changed: dict[str, Any] = {}
+        if self.parents and isinstance(event, _IN_CONTEXTS):
+            path = hot.placed(event.context, self.parents)
+            if path != event.context:
+                changed["context"] = path
+        if isinstance(event, _IN_ACTIVITIES) and not event.activity:
+            activity = self.activity()
+            if activity:
+                changed["activity"] = activity
+        return msgspec.structs.replace(event, **changed) if changed else event
+
+    def link(self, n: int, use: str, *, activity: int = 0, at: tuple[str, ...] = ()) -> None:
+        """An occurrence that another call logged is used or generated, too.
+
+        By the activity of that number, else by the context ``at``.
+        """
+        self.append(ev.Linked(self.moment(), n, use, activity, at))
+
+    def finish(self) -> None:
+        """Say what is said at the end of the run."""
+        for say in self.finals:
+            say()
+
+    def measure(
+        self,
+        name: str,
+        value: float,
+        context: str | None,
+        step: int | None,
+        unit: str,
+        source: str | None = None,
+    ) -> None:
+        """A point of a series that has a unit."""
+        self.metrics[3](name, value, context, step, source, None, unit)
+
+    def forget_series(self) -> None:
+        """After a change of ``parents`` or ``watchers``: metric calls look again."""
+        self.metrics[1].clear()
 
     def guarded(self, hand_over: Callable[[], T]) -> T | None:
         """The result, or None when the run directory's disk would not take it: training goes on."""
@@ -198,6 +315,7 @@ class NoRecorder(Recorder):
         self.namespace = ""
         self.lenient = True
         self._begin()
+        self._outlive()
 
     def _place(self) -> tuple[str, str]:
         return "", ""

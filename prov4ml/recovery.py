@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import msgspec
@@ -17,7 +17,7 @@ from prov4ml import process, salvage, spool, state, wire
 from prov4ml import segment as seg
 from prov4ml.errors import UsageError
 from prov4ml.eventlog import EventLog
-from prov4ml.publish import Publisher, fold
+from prov4ml.publish import Publisher, check_kept, fold
 
 __all__ = ["Orphan", "collect", "orphans", "recover"]
 
@@ -31,15 +31,19 @@ class Orphan(msgspec.Struct, frozen=True):
     producers: dict[bytes, int]  # of the ranks (no forked children): their pids
 
 
-def orphans(places: list[Path]) -> Iterator[Orphan]:
-    """Runs in the spool that only a collector can complete now."""
+def orphans(places: list[Path], runs: Container[str] | None = None) -> Iterator[Orphan]:
+    """Runs in the spool (all, or these) that only a collector can complete now."""
     for run in spool.runs(places):
+        if runs is not None and run not in runs:
+            continue
         salvage.sweep(places, run)
         first: ev.Started | None = None
         pids: dict[bytes, int] = {}
+        if any(salvage.lives(who) for who in salvage.writers(places, run)):
+            continue
         for producer in spool.producers(places, run):
             views = [view for _, view in salvage.views(spool.segments(places, run, producer))]
-            if not views or salvage.lives(views[0].who):
+            if not views:
                 break
             if not views[0].who.parent:
                 pids[producer] = views[0].who.pid
@@ -66,6 +70,7 @@ def collect(directory: Path, places: list[Path]) -> wire.Closed:
         for _, view in list(salvage.views(spool.segments(places, run, producer)))[:1]:
             if salvage.lives(view.who) and producer not in left:
                 raise UsageError(f"rank {view.who.rank} (pid {view.who.pid}) still runs")
+    check_kept(directory)
     log = EventLog(directory / "events", run)
     salvage.append_undelivered(log, directory)
     salvage.append_journals(log, places, run, remove=True)
@@ -89,7 +94,7 @@ def _bury(publisher: Publisher) -> None:
             publisher.log.close()
             raise UsageError(f"rank {started.rank} (pid {started.pid}) still runs")
         status = "died" if here else "unreachable"
-        publisher.rank_ended(ev.RankEnded(time.time_ns(), p.id, status, "none"))
+        publisher.tell(ev.RankEnded(time.time_ns(), p.id, status, "none"))
 
 
 def _run_id(directory: Path, views: list[seg.View], places: list[Path]) -> str:

@@ -66,6 +66,14 @@ class References:
         """What has a name there has it here too."""
         self._known.update(other._known)
 
+    def named(self, text: str) -> Reference | None:
+        """What was logged last by that name."""
+        return self._known.get(text)
+
+    def mine(self, reference: Reference) -> bool:
+        """Whether it is an occurrence of this very process."""
+        return not self.base or reference.iri == f"{self.base}/artifact/{reference.n}"
+
     def resolve(
         self, given: Derivable, model: str | None = None
     ) -> tuple[tuple[int | str, ...], int]:
@@ -82,16 +90,15 @@ class References:
             if known is None:
                 bases[item] = None
             elif known.iri or not self.base:
-                mine = known.iri == f"{self.base}/artifact/{known.n}" if self.base else True
                 tuned = known.kind in MODELS and known.name != model
-                (bases if tuned else others)[known.n if mine else known.iri] = None
+                (bases if tuned else others)[known.n if self.mine(known) else known.iri] = None
         if model is None:
             return (*bases, *others), 0
         return (*bases, *(o for o in others if o not in bases)), len(bases)
 
     def _named(self, text: str) -> Reference | None:
         """What has that name; None for an IRI."""
-        found = self._known.get(text)
+        found = self.named(text)
         if found is not None:
             return found
         from prov4ml import provdm

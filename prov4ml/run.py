@@ -10,19 +10,23 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from enum import Enum
 from pathlib import Path
-from typing import Any, Never
+from typing import Any, Never, TypeVar, overload
 
 import msgspec
 
 from prov4ml import (
+    activities,
+    aggregates,
     artifacts,
     checkpoints,
     config,
+    contexts,
     datasets,
+    flops,
     hardware,
     hot,
     inputs,
@@ -33,6 +37,7 @@ from prov4ml import (
     rundir,
     service,
     spool,
+    timers,
 )
 from prov4ml import events as ev
 from prov4ml import segment as seg
@@ -49,6 +54,8 @@ from prov4ml.version import VERSION
 __all__ = ["Context", "Run"]
 
 _encode = msgspec.msgpack.encode
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Context(str, Enum):
@@ -107,7 +114,14 @@ class Run:
         self._readback = Readback(self._journal, hot.number)
         self._metrics = hot.nowhere(hot.checked)  # of other ranks, when only rank 0 is to log them
         if settings.collect_all_processes or where.rank == 0:
-            self._metrics = hot.bind(self._journal, self._clock, self._readback)
+            self._metrics = hot.bind(
+                self._journal,
+                self._clock,
+                self._readback,
+                self._recorder.parents,
+                self._recorder.watchers,
+            )
+        self._recorder.metrics = self._metrics
         self.log_metric, _ = hot.follower(self._metrics)
         self._service = service.find(environment) if settings.address == "auto" else None
         self._sender = Sender(
@@ -195,17 +209,115 @@ class Run:
         text = hot.text("value", str(value)) if str(value) else ""
         self._recorder.append(ev.Tag(self._clock.now(), hot.text("key", key), text))
 
-    @contextmanager
-    def context(self, name: str) -> Iterator[None]:
+    # --------------------------------------------------------- what the calls are part of
+
+    def context(self, name: str) -> AbstractContextManager[None]:
         """The default context of the calls inside; may be nested."""
-        path = (hot.scope.get() or ()) + hot.context_path(name)
-        self._recorder.append(ev.ContextStarted(self._clock.now(), path))
-        token = hot.scope.set(path)
-        try:
-            yield
-        finally:
-            hot.scope.reset(token)
-            self._recorder.append(ev.ContextEnded(self._clock.now(), path))
+        return contexts.context(self._recorder, name)
+
+    def log_context(self, context: str, is_subcontext_of: str | None = None) -> None:
+        """A context, also one in which nothing happens; and where it stands.
+
+        From now on the name given to any call means the context inside ``is_subcontext_of``.
+        Raises ``UsageError`` for a second parent and for a circle.
+        """
+        contexts.log_context(self._recorder, context, is_subcontext_of)
+
+    def epoch(self, number: int, *, activity: bool = False) -> AbstractContextManager[None]:
+        """Points, files and checkpoints logged inside belong to an epoch.
+
+        That is, those of the context around it and of contexts inside of that.  ``activity=True``
+        makes it an activity that makes and uses what is logged inside.  ``number``: int64; the
+        same number twice in a context is the same epoch.
+        """
+        return contexts.epoch(self._recorder, number, activity)
+
+    @overload
+    def activity(self, name: F, /) -> F: ...
+
+    @overload
+    def activity(
+        self, name: str | None = None, /, *, context: str | None = None, **parameters: Any
+    ) -> activities.Activity: ...
+
+    def activity(
+        self, name: Any = None, /, *, context: str | None = None, **parameters: Any
+    ) -> Any:
+        """An activity of its own, such as preprocessing: a block, or a decorator.
+
+        Calls inside are done by it, ``a.used(...)`` and ``a.generated(...)`` name more.
+        ``parameters``: any values, as in ``log_param``; the activity used them.  A decorator may
+        do without a name; it takes functions, coroutines and generators.
+        """
+        return activities.activity(lambda: self._recorder, name, context, parameters)
+
+    # ------------------------------------------------------------------ values, times, work
+
+    def register_final_metric(
+        self,
+        metric_name: str,
+        initial_value: float,
+        fold_operation: aggregates.FoldOperation | str | Callable[[Any, Any], Any],
+        context: str | None = None,
+    ) -> None:
+        """One value for all points of a metric, beginning with ``initial_value``.
+
+        ``fold_operation``: a ``FoldOperation`` or its name (over all ranks), or a function of the
+        value so far and the next one (called here, as points are logged by this process).
+        ``context``: only its points; else those of every context.
+        """
+        aggregates.register_final_metric(
+            self._recorder, metric_name, initial_value, fold_operation, context
+        )
+
+    def timer(
+        self, label: str, context: str | None = None, step: int | None = None
+    ) -> AbstractContextManager[None]:
+        """The seconds that the block takes, as a metric; nothing for one that raises."""
+        return timers.timer(self._recorder, label, context, step)
+
+    def log_current_execution_time(
+        self, label: str, context: str | None = None, step: int | None = None
+    ) -> None:
+        """Seconds since ``log_execution_start_time``, else since the run began, as a metric."""
+        timers.log_current_execution_time(self._recorder, label, context, step)
+
+    def log_execution_start_time(self) -> None:
+        """The parameter ``execution_start_time``: now, in UTC."""
+        timers.log_execution_start_time(self._recorder)
+
+    def log_execution_end_time(self) -> None:
+        """The parameter ``execution_end_time``: now, in UTC."""
+        timers.log_execution_end_time(self._recorder)
+
+    def log_flops_per_batch(
+        self,
+        label: str,
+        model: Any,
+        batch: Any,
+        context: str | None = None,
+        step: int | None = None,
+    ) -> None:
+        """Operations of one forward pass, as a metric.
+
+        ``model``: a torch module; it is left as it was.  ``batch``: what it takes, or a tuple or
+        list that begins with that; a mapping is given by keywords.
+        """
+        flops.log_flops_per_batch(self._recorder, label, model, batch, context, step)
+
+    def log_flops_per_epoch(
+        self,
+        label: str,
+        model: Any,
+        dataset: Any,
+        context: str | None = None,
+        step: int | None = None,
+    ) -> None:
+        """Operations of the forward passes over a dataset or data loader, as a metric.
+
+        Those of its first two samples stand for all.
+        """
+        flops.log_flops_per_epoch(self._recorder, label, model, dataset, context, step)
 
     # ------------------------------------------------------- calls that hand over files
 
@@ -294,14 +406,18 @@ class Run:
     def log_input(
         self,
         inp: Any,
-        name: str | None = None,
+        name: str | bool | None = None,
         context: str | None = None,
         step: int | None = None,
         *,
         copy: bool = True,
         derived_from: Derivable = None,
+        log_copy_in_prov_directory: bool | None = None,
     ) -> Reference:
         """Whatever the run used: what ``log_artifact`` or ``log_dataset`` takes."""
+        name, copy = legacy.either(name, copy)  # yProv4ML says there whether to copy
+        if log_copy_in_prov_directory is not None:
+            copy = log_copy_in_prov_directory
         return inputs.log_input(
             self._recorder, inp, name, context, step, copy=copy, derived_from=derived_from
         )
@@ -309,14 +425,18 @@ class Run:
     def log_output(
         self,
         out: Any,
-        name: str | None = None,
+        name: str | bool | None = None,
         context: str | None = None,
         step: int | None = None,
         *,
         copy: bool = True,
         derived_from: Derivable = None,
+        log_copy_in_prov_directory: bool | None = None,
     ) -> Reference:
         """Whatever the run made: what ``log_artifact`` or ``log_model`` takes."""
+        name, copy = legacy.either(name, copy)  # yProv4ML says there whether to copy
+        if log_copy_in_prov_directory is not None:
+            copy = log_copy_in_prov_directory
         return inputs.log_output(
             self._recorder, out, name, context, step, copy=copy, derived_from=derived_from
         )
@@ -346,7 +466,7 @@ class Run:
         """
         label = legacy.one_of_two("log_dataset", label=label, dataset_label=dataset_label)
         dataset, label = legacy.named(dataset, label)
-        context, log_dataset_info = legacy.third(context, log_dataset_info)
+        context, log_dataset_info = legacy.either(context, log_dataset_info)
         return datasets.log_dataset(
             self._recorder,
             dataset,
@@ -423,7 +543,7 @@ class Run:
         ``log_as_artifact=False``: its weights are not kept.
         """
         model, model_name = legacy.named(model, model_name)
-        context, log_model_info = legacy.third(context, log_model_info)
+        context, log_model_info = legacy.either(context, log_model_info)
         return checkpoints.log_version(
             self._recorder,
             "model",
@@ -540,6 +660,7 @@ class Run:
         self._sender.catch_up(0.2 * self.settings.exit_timeout)
         left = deadline - time.monotonic() - 0.5 * self.settings.exit_timeout
         lost = self._readback.close(left)
+        self._recorder.finish()
         self._ended = status
         message = None if kind is None else short(str(error), 2000)
         ended = ev.Ended(self._clock.now(), status, exit_code, kind, message, changes)
@@ -587,24 +708,24 @@ class Run:
             origin.python(),
             {**config.shaping(settings), "key": key, "job": where.job},
             part_of=part_of,
+            scheduler=where.scheduler,
         )
 
-    def _child_introduction(self) -> bytes:
-        """First record of a forked child's journal."""
+    def _child_introduction(self) -> list[bytes]:
+        """First records of a forked child's journal: who it is, and in which epochs."""
         who = self._journal.who
-        return _encode(
-            msgspec.structs.replace(
-                self._started,
-                time=self._clock.now(),
-                pid=who.pid,
-                pid_start=who.pid_start,
-                parent=who.parent,
-            )
+        started = msgspec.structs.replace(
+            self._started,
+            time=self._clock.now(),
+            pid=who.pid,
+            pid_start=who.pid_start,
+            parent=who.parent,
         )
+        return [_encode(event) for event in (started, *self._recorder.open_epochs())]
 
     def after_fork(self) -> None:
         """In a forked child: from now on a journal of its own, and nothing else."""
-        self._journal.forked(self._identity(parent=self._started_producer()))
+        self._journal.forked(lambda: self._identity(parent=self._started_producer()))
         self._readback.restart()
         self._recorder.restart()
 

@@ -2,9 +2,11 @@
 
 Whoever creates the marker ``<dir>/.prov4ml/<key>`` first makes the run id, claims
 ``<experiment>_<n>`` by mkdir and writes ``<key>.dir``; the others wait for that file.  Each
-rank then claims its place in the run with ``<key>.<attempt>.<rank>``: a place held by a living
-process means that this is another job, which gets a run of its own.  Exclusive creation is by
-hard link, which is safe on NFS.  File-system metadata only.
+rank then claims its place in the run with ``<key>.<attempt>.<rank>``: a place that is taken, or
+in an attempt that is over, means that this is another job, which gets a run of its own.  A
+restart, told by the launcher's count, takes a place in the next attempt.  Exclusive creation is
+by hard link, which is safe on NFS.  File-system metadata only; ``attempts`` has the other way
+to go on with a run, by naming it.
 """
 
 from __future__ import annotations
@@ -12,12 +14,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -29,10 +32,9 @@ __all__ = [
     "Claim",
     "Launch",
     "claim",
-    "continued",
-    "find",
+    "create",
+    "holder",
     "launch",
-    "numbered",
     "release",
     "run_key",
     "uuid7",
@@ -50,6 +52,7 @@ class Launch(msgspec.Struct, frozen=True):
     local_rank: int = 0
     world_size: int = 1
     attempt: int = 1
+    scheduler: str = ""  # "slurm": whose job this is, whatever launched the process in it
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -58,7 +61,7 @@ class Claim(msgspec.Struct, frozen=True):
     run: str  # UUIDv7
     name: str  # "<experiment>_<n>"
     directory: Path  # absolute
-    key: str | None  # the marker's name; None for a run that nobody can join
+    key: str | None  # what its markers are named after; None for a run that nobody can join
 
 
 def launch(environment: Mapping[str, str], rank: int | None = None) -> Launch:
@@ -118,10 +121,16 @@ def launch(environment: Mapping[str, str], rank: int | None = None) -> Launch:
         )
     else:
         found = Launch("prov4ml" if job else "none", job)
-    if rank is not None and rank != found.rank:
+    if (
+        rank is not None
+    ):  # the same for all ranks of a job, whichever number it is: keys depend on it
         world = max(found.world_size, rank + 1)
-        found = Launch("arguments", found.job or beside, rank, rank, world, found.attempt)
-    return found
+        if found.launcher in ("none", "prov4ml"):
+            found = Launch("arguments", job or beside, rank, rank, world)
+        elif rank != found.rank:
+            found = msgspec.structs.replace(found, rank=rank, world_size=world)
+    scheduler = "slurm" if environment.get("SLURM_JOB_ID") else ""
+    return msgspec.structs.replace(found, scheduler=scheduler)
 
 
 def run_key(where: Launch, experiment: str, ordinal: int) -> str | None:
@@ -152,111 +161,57 @@ def claim(
         if number is not None:
             (base / name).mkdir()
         return Claim(run, name, base / name, None)
+    for _ in range(100):
+        try:
+            return _claim(base, experiment, key, where, number)
+        except FileNotFoundError:  # a marker that we saw went with its run
+            continue
+    raise UsageError(f"{base / '.prov4ml'} changes all the time")
+
+
+def _claim(base: Path, experiment: str, key: str, where: Launch, number: int | None) -> Claim:
     markers = base / ".prov4ml"
     markers.mkdir(exist_ok=True)
-    for variant in range(1000):
+    first = _last_variant(markers, key) if where.attempt > 1 else 0
+    for variant in range(first, first + 1000):
         this = key if variant == 0 else f"{key}-{variant}"
+        if (markers / f"{this}.{where.attempt}.over").exists():
+            continue
         run, name = _join(base, markers, this, experiment, number)
-        mine = json.dumps(
-            {
-                "pid": os.getpid(),
-                "start": process.pid_start(os.getpid()),
-                "boot": process.boot_id(),
-                "host": process.hostname(),
-            }
-        )
-        place = f"{this}.{where.attempt}.{where.rank}"
-        if _create(markers / place, mine):
+        if create(markers / f"{this}.{where.attempt}.{where.rank}", holder()):
             return Claim(run, name, base / name, this)
     raise UsageError(f"{markers} holds 1000 runs of this key: remove the markers of dead ones")
 
 
-def numbered(
-    base: Path, experiment: str, number: int, key: str | None, where: Launch
-) -> tuple[Claim, Launch]:
-    """A place in the run ``<experiment>_<number>``, which is made, or continued if it is there.
-
-    The marker is made before the directory: one that lies there without it is of an earlier job.
-    """
-    directory = base / f"{segment(experiment)}_{number}"
-    if directory.is_dir() and (key is None or not (base / ".prov4ml" / key).exists()):
-        if not (directory / "run.json").exists():
-            raise UsageError(
-                f"use_run_id: {directory} is there and says nothing of a run; take another number, "
-                f"or try: prov4ml collect {directory}"
-            )
-        return continued(base, str(directory), key, where)
-    return claim(base, experiment, key, where, number), where
+def _last_variant(markers: Path, key: str) -> int:
+    """The last run of a key is the one that a restart goes on with."""
+    names = (re.fullmatch(rf"{key}(?:-(\d+))?", name) for name in os.listdir(markers))
+    return max((int(found[1] or 0) for found in names if found), default=0)
 
 
-def continued(base: Path, run: str, key: str | None, where: Launch) -> tuple[Claim, Launch]:
-    """A place in a new attempt of an earlier run.
-
-    ``run``: path of its directory, its name below ``base``, or its id.  Ranks that share a key
-    agree on the attempt's number by a marker.  Raises ``UsageError`` for a run that is not
-    there, says nothing of itself yet, or still runs on this host.
-    """
-    directory = find(base, run)
-    try:
-        manifest: dict[str, Any] = json.loads((directory / "run.json").read_bytes())
-        id, name, attempts = manifest["run"], directory.name, int(manifest["attempts"])
-        uuid.UUID(id)
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UsageError(
-            f"resume: {directory} has no readable run.json; try: prov4ml collect {directory}"
-        ) from None
-    attempt = attempts + 1
-    if key is not None:
-        markers = directory.parent / ".prov4ml"
-        markers.mkdir(exist_ok=True)
-        marker = markers / f"{key}.{id}.resume"
-        _create(marker, str(attempt))
-        attempt = int(marker.read_text())
-    else:
-        _not_running(directory, manifest)
-    place = Claim(id, name, directory, None if key is None else f"{key}.{id}")
-    return place, msgspec.structs.replace(where, attempt=attempt)
-
-
-def find(base: Path, run: str) -> Path:
-    """The directory of a run (path, name below ``base``, or id); ``UsageError`` without one."""
-    for found in (Path(run), base / run):
-        if found.is_dir() and (found / "run.json").exists():
-            return found.absolute()
-    for manifest in base.glob("*/run.json"):
-        try:
-            if json.loads(manifest.read_bytes()).get("run") == run:
-                return manifest.parent.absolute()
-        except (OSError, ValueError, AttributeError):
-            continue
-    raise UsageError(f"resume: there is no run {run!r}, neither a folder nor below {base}")
-
-
-def _not_running(directory: Path, manifest: Mapping[str, Any]) -> None:
-    for rank in manifest.get("ranks", ()):
-        if rank.get("status") != "running" or rank.get("host") != process.hostname():
-            continue
-        pid = int(rank.get("pid", 0))
-        start = int(rank.get("pid_start", 0))
-        if process.alive(pid, start, str(rank.get("boot_id"))):
-            raise UsageError(f"resume: {directory} still runs (rank {rank['rank']}, pid {pid})")
-
-
-def release(claimed: Path, key: str, *, restarts: bool = False) -> None:
+def release(claimed: Path, key: str, over: Iterable[int], *, restarts: bool = False) -> None:
     """Remove the markers of a run that is over (``claimed`` is the run's directory).
 
-    ``restarts``: it came to a bad end; the markers of the run itself stay, so that a launcher
-    that starts it again (with a higher restart count) finds it.
+    ``over``: its attempts so far; markers of a later one, just beginning, stay.  ``restarts``: it
+    came to a bad end; the markers of the run itself stay, so that a launcher that starts it again
+    (with a higher restart count) finds it, and one that starts anew does not.
     """
     markers = claimed.parent / ".prov4ml"
     try:
         names = os.listdir(markers)
     except OSError:
         return
+    numbers = set(over)
+    restarts = restarts and f"{key}.dir" in names  # nobody restarts what was named to be resumed
+    if restarts:
+        for number in numbers:
+            create(markers / f"{key}.{number}.over", "")
     for name in names:
-        if restarts and name in (key, f"{key}.dir"):
+        if name != key and not name.startswith(f"{key}."):
             continue
-        if name == key or name.startswith(f"{key}."):
+        word = name[len(key) + 1 :].partition(".")[0]
+        later = word.isdigit() and int(word) not in numbers
+        if not later and not (restarts and (word in ("", "dir") or name.endswith(".over"))):
             (markers / name).unlink(missing_ok=True)
     try:
         markers.rmdir()
@@ -268,7 +223,7 @@ def _join(
     base: Path, markers: Path, key: str, experiment: str, number: int | None
 ) -> tuple[str, str]:
     marker, settled = markers / key, markers / f"{key}.dir"
-    won = _create(marker, uuid7())
+    won = create(marker, uuid7())
     run = marker.read_text()
     deadline = time.monotonic() + _TAKE_OVER
     while not won:
@@ -281,10 +236,10 @@ def _join(
     if won and number is not None:
         name = f"{segment(experiment)}_{number}"
         (base / name).mkdir(exist_ok=True)  # whoever took over with us made the same one
-        _create(settled, name)
+        create(settled, name)
     elif won:
         name = _claim_name(base, experiment)
-        if not _create(settled, name):  # somebody else took over at the same moment
+        if not create(settled, name):  # somebody else took over at the same moment
             (base / name).rmdir()
     return run, settled.read_text()
 
@@ -306,7 +261,7 @@ def _claim_name(base: Path, experiment: str) -> str:
             return f"{stem}_{number}"
 
 
-def _create(path: Path, text: str) -> bool:
+def create(path: Path, text: str) -> bool:
     """Create a file with its content, or find that it is there.  A hard link decides."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     beside.write_text(text)
@@ -317,6 +272,18 @@ def _create(path: Path, text: str) -> bool:
     finally:
         beside.unlink()
     return True
+
+
+def holder() -> str:
+    """Who we are, for a marker that says whose a place is."""
+    pid = os.getpid()
+    facts = {
+        "pid": pid,
+        "start": process.pid_start(pid),
+        "boot": process.boot_id(),
+        "host": process.hostname(),
+    }
+    return json.dumps(facts)
 
 
 def uuid7() -> str:

@@ -15,7 +15,15 @@ from prov4ml import segment as seg
 from prov4ml.errors import FormatError
 from prov4ml.eventlog import EventLog
 
-__all__ = ["append_journals", "append_undelivered", "lives", "sweep", "undelivered", "views"]
+__all__ = [
+    "append_journals",
+    "append_undelivered",
+    "lives",
+    "sweep",
+    "undelivered",
+    "views",
+    "writers",
+]
 
 _PIECE: Final = wire.MAX_BATCH // 2
 
@@ -28,9 +36,11 @@ def append_journals(log: EventLog, places: list[Path], run: str, *, remove: bool
     appended = 0
     done: list[Path] = []
     for producer in spool.producers(places, run):
-        found = list(views(spool.segments(places, run, producer)))
-        if not found or lives(found[0][1].who):
-            continue
+        paths = spool.segments(places, run, producer)
+        who = next(filter(None, map(_identity, paths)), None)
+        if who is None or lives(who):
+            continue  # its segments may be many, and need not be read to know that
+        found = list(views(paths))
         appended += _append(log, producer, [view for _, view in found])
         done += [path for path, _ in found]
     if remove and done:
@@ -64,6 +74,22 @@ def append_undelivered(log: EventLog, directory: Path) -> int:
         log.sync()
         _remove(done)
     return appended
+
+
+def writers(places: list[Path], run: str) -> Iterator[seg.Identity]:
+    """Whose journals of a run lie in the spool."""
+    for producer in spool.producers(places, run):
+        for path in spool.segments(places, run, producer)[:1]:
+            who = _identity(path)
+            if who is not None:
+                yield who
+
+
+def _identity(path: Path) -> seg.Identity | None:
+    try:
+        return seg.identity(path)
+    except (FormatError, OSError):
+        return None
 
 
 def lives(who: seg.Identity) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from prov4ml import contents, handover
-from prov4ml.contents import peek
+from prov4ml.contents import is_a, peek
 from prov4ml.errors import MissingExtra, UsageError
 from prov4ml.events import Scalar
 from prov4ml.handover import Handed, class_name
@@ -51,7 +51,7 @@ def saver(model: Any, format: str | None) -> Saver:
         raise UsageError(f"format must be one of {', '.join(FORMATS)}, not {short(repr(format))}")
     if model is None:
         raise TypeError("model must be a model, a path or bytes, not None")
-    if isinstance(model, (bytes, bytearray, memoryview)):
+    if is_a(model, (bytes, bytearray, memoryview)):
         return Saver("bytes", lambda i, f, _: handover.hand_over_bytes(model, i, f, _BINARY))
     state = _state(model)
     if format == "safetensors":
@@ -102,9 +102,9 @@ def _state(model: Any) -> Callable[[], Any] | None:
     torch = sys.modules.get("torch")
     if torch is None or not hasattr(torch, "nn"):
         return None
-    if isinstance(model, torch.nn.Module):
+    if is_a(model, torch.nn.Module):
         return model.state_dict  # type: ignore[no-any-return]  # torch may not be there
-    if isinstance(model, Mapping) and next(_tensors(model, torch.Tensor), None) is not None:
+    if is_a(model, Mapping) and next(_tensors(model, torch.Tensor), None) is not None:
         return lambda: model
     return None
 
@@ -128,7 +128,7 @@ def _safetensors(model: Any, state: Callable[[], Any] | None) -> Saver:
         from safetensors import torch as saving
     except ImportError:
         raise MissingExtra("safetensors", "safetensors", 'format="safetensors"') from None
-    module = not isinstance(model, Mapping)
+    module = not is_a(model, Mapping)
     save: Callable[..., Any] = saving.save_model if module else saving.save_file
 
     def write(incoming: Path, file: str, _: list[Path]) -> Handed:
@@ -148,7 +148,7 @@ def _safetensors(model: Any, state: Callable[[], Any] | None) -> Saver:
 
 
 def _own(model: Any) -> Callable[..., Any] | None:
-    if isinstance(model, type):
+    if is_a(model, type):
         return None
     for name in ("save_pretrained", "save_model", "save"):
         method = peek(model, name)
@@ -202,15 +202,15 @@ def facts(model: Any) -> dict[str, Scalar]:
     found: dict[str, Scalar] = {"class": class_name(model)}
     torch = sys.modules.get("torch")
     try:
-        if torch is not None and hasattr(torch, "nn") and isinstance(model, torch.nn.Module):
+        if torch is not None and hasattr(torch, "nn") and is_a(model, torch.nn.Module):
             return found | _weights(list(model.parameters()), list(model.buffers()))
-        if torch is not None and isinstance(model, Mapping):
+        if torch is not None and is_a(model, Mapping):
             tensors = list(_tensors(model, torch.Tensor))
             if tensors:
                 told = _weights(tensors, [])
                 del told["trainable"]  # a state dict does not know
                 return found | told
-        if callable(peek(model, "get_params")) and not isinstance(model, type):
+        if callable(peek(model, "get_params")) and not is_a(model, type):
             found |= _estimator(model)
     except Exception:  # a model of no usual kind
         return found
@@ -252,7 +252,7 @@ def layers(model: Any) -> bytes | None:
     them are trained.
     """
     torch = sys.modules.get("torch")
-    if torch is None or not hasattr(torch, "nn") or not isinstance(model, torch.nn.Module):
+    if torch is None or not hasattr(torch, "nn") or not is_a(model, torch.nn.Module):
         return None
     lines: list[str] = []
     try:

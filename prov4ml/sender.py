@@ -38,9 +38,11 @@ TICK: Final = 0.1  # s between looks at the journal: each takes the interpreter 
 STEP: Final = 0.01  # ... while a task waits for another program
 PATIENCE: Final = 2.0  # s without an answer until hello is said again
 DEAF: Final = 10.0  # s without an answer after which we connect anew, and twice that the next time
-CHILDREN: Final = 1.0  # s between looks for children's journals
+CHILDREN: Final = 1.0  # s between looks for children's journals, and at each of them
+AT_ONCE: Final = 4  # of them that are looked at between two looks at our own
 STARTS: Final = 10  # collectors that one sender starts at most, one after the other
 SERVED: Final = 60.0  # s after which one that answers has started well
+ALIVE: Final = 15.0  # s of silence after which hello is said again: a lease has 60
 
 
 class Sender:
@@ -79,12 +81,14 @@ class Sender:
         self._done = threading.Event()
         self._recorded = threading.Event()
         self._kick = threading.Event()  # where there is no socket to wait on
+        self._importing = threading.Lock()
         self._starts = 0
         self._start_at = 0.0
         self._looked = 0.0
         self._looks = 0
-        self._others: dict[bytes, seg.Identity] = {}  # in the same spool: of other ranks, mostly
-        self._over: set[bytes] = set()  # our children that are gone, all they said being acked
+        self._others: set[bytes] = set()  # in the same spool: of other ranks
+        self._unknown: deque[bytes] = deque()  # in the same spool: not looked at yet
+        self._catching_up = False  # no log call waits: children's journals may take all our time
         self._heard = time.monotonic()
         self._due = self._heard  # since when an answer is due, or none was
         self._deaf = DEAF
@@ -111,6 +115,7 @@ class Sender:
             return
         until = time.monotonic() + timeout
         looks = self._looks
+        self._catching_up = True
         self._looked = 0.0
         self._wake()
         while time.monotonic() < until and self.refused is None:
@@ -136,6 +141,14 @@ class Sender:
         self._wake()
         self._thread.join(max(0.0, timeout))
 
+    def hold(self, timeout: float) -> bool:
+        """Before a fork: wait for an import, whose lock nobody would release in the child."""
+        return self._importing.acquire(timeout=timeout)
+
+    def let_go(self) -> None:
+        """After the fork, in the parent."""
+        self._importing.release()
+
     @property
     def acked(self) -> int:
         """Events of our own journal that are safe in the event log."""
@@ -145,9 +158,18 @@ class Sender:
         """Producers of forked children found so far."""
         return [producer for producer in list(self._boxes) if producer != self._own.producer]
 
+    def release(self) -> None:
+        """Remove what is acked, also of children that have ended; the thread is gone by now."""
+        for box in list(self._boxes.values()):
+            with suppress(OSError):
+                box.release()
+
     def complete(self) -> bool:
-        """Whether everything, of our children too, is acked."""
-        return all(box.delivered() for box in list(self._boxes.values()))
+        """Whether everything is acked; of children that live on, the collector takes the rest."""
+        return all(
+            box.delivered() or (box is not self._own and box.source.alive())
+            for box in list(self._boxes.values())
+        )
 
     def _wake(self) -> None:
         self._kick.set()
@@ -163,7 +185,7 @@ class Sender:
                 self._advance()
                 self._cycle()
             except Exception as error:
-                with suppress(Exception):
+                with suppress(Exception):  # a log handler of the user's may raise, too
                     log.warning("sender: %s: %s", type(error).__name__, error)
                 with suppress(Exception):
                     self._disconnect()
@@ -215,17 +237,15 @@ class Sender:
             self._disconnect()
             return
         self._unsaid = self._hurry = False
-        for box in list(self._boxes.values()):
-            try:
-                self._ship(client, box)
-            except OSError as error:  # of one journal's files: the others go on
-                log.warning("a journal cannot be read now: %s", error)
+        self._ship(client, self._own)
+        self._own.release()
+        self._tend_children(client)
         self._listen(client)
 
     def _unanswered(self) -> float:
         """Seconds for which nothing has come although something was due."""
         now = time.monotonic()
-        if not self._ending and not any(box.waits() for box in list(self._boxes.values())):
+        if not self._ending and not any(box.waits() for box in self._boxes.values()):
             self._due = now
         return now - self._due
 
@@ -260,12 +280,15 @@ class Sender:
                 self._hello(client, box)
             if not box.welcome:
                 return
+        elif now - max(box.asked, box.spoke) > ALIVE and box.source.alive():
+            self._hello(client, box)
         for number, parcel in enumerate(box.parcels()):
             self._hurry = self._hurry or number > 0
             if not self._send(client, box, parcel):
                 self._window.restart()
                 self._unsent = True
                 return
+            box.spoke = now
         if self._ending and box is self._own and not self._said_ending:
             self._said_ending = self._hello(client, box)
 
@@ -321,9 +344,12 @@ class Sender:
                 self._hurry = True
             else:
                 box.ack(message.next)
+            if box.more:  # and now there is room for it
+                box.due, self._hurry = 0.0, True
         elif isinstance(message, wire.Welcome):
             self.doubt = None
             self._hurry = True
+            box.due = 0.0
             lost = message.next < (box.sent if message.sent < 0 else message.sent)
             if lost or not box.welcome:
                 box.rewind(message.next)
@@ -352,7 +378,8 @@ class Sender:
         if self.address == "auto" and not self._serve():
             return False
         if self._client is None:
-            from prov4ml.transport import Client
+            with self._importing:
+                from prov4ml.transport import Client
 
             address = self.address
             if address == "auto":
@@ -399,40 +426,53 @@ class Sender:
 
     # --------------------------------------------------------------------------- children
 
+    # Each look into the spool gives other threads of Python a turn: with busy ones there are some
+    # fifty looks a second, and our own journal goes first.
+
     def _find_children(self) -> None:
         now = time.monotonic()
-        if now - self._looked < CHILDREN and not self._ending:
-            return
-        self._looked = now
+        hurry = self._catching_up or self._ending
         who = self.journal.who
-        there = spool.producers(self.journal.places, who.run)
-        self._others = {p: other for p, other in self._others.items() if p in there}
-        for producer in there:
-            if producer in self._boxes or producer in self._others:
-                continue
-            for path in spool.segments(self.journal.places, who.run, producer)[:1]:
-                try:
-                    self._others[producer] = seg.identity(path)
-                except (FormatError, OSError):
+        if not self._unknown:
+            if now - self._looked < CHILDREN and not hurry:
+                return
+            self._looked = now
+            there = spool.producers(self.journal.places, who.run)
+            self._others.intersection_update(there)
+            self._unknown += [p for p in there if p not in self._boxes and p not in self._others]
+        for _ in range(len(self._unknown) if hurry else AT_ONCE):
+            if not self._unknown:
+                break
+            self._meet(self._unknown.popleft())
+        if not self._unknown:
+            self._looks += 1
+
+    def _meet(self, producer: bytes) -> None:
+        who = self.journal.who
+        for path in spool.segments(self.journal.places, who.run, producer)[:1]:
+            try:
+                found = seg.identity(path)
+            except (FormatError, OSError):
+                continue  # just being made, or just removed
+            if found.parent and (found.attempt, found.rank) == (who.attempt, who.rank):
+                journal = ChildJournal(found, self.journal.places)
+                self._boxes[producer] = Outbox(journal, self._window)
+            else:
+                self._others.add(producer)
+
+    def _tend_children(self, client: Client) -> None:
+        now = time.monotonic()
+        hurry = self._catching_up or self._ending
+        children = [box for box in list(self._boxes.values()) if box is not self._own]
+        due = children if hurry else [box for box in children if box.due <= now]
+        for box in due if hurry else sorted(due, key=lambda box: box.due)[:AT_ONCE]:
+            box.due = now + CHILDREN
+            try:
+                if not box.release():
+                    self._ship(client, box)
                     continue
-        while ours := [o for o in self._others.values() if self._is_ours(o.parent)]:
-            for child in ours:  # and in the next round its own children
-                del self._others[child.producer]
-                journal = ChildJournal(child, self.journal.places)
-                self._boxes[child.producer] = Outbox(journal, self._window)
-        self._let_go()
-        self._looks += 1
-
-    def _is_ours(self, producer: bytes) -> bool:
-        return producer in self._boxes or producer in self._over
-
-    def _let_go(self) -> None:
-        """Of children that are gone: what they said is acked, and their files have done."""
-        for box in list(self._boxes.values()):
-            journal = box.source
-            if not isinstance(journal, ChildJournal) or not box.welcome or not journal.over():
+            except OSError as error:  # of one journal's files: the others go on
+                log.warning("a journal cannot be read now: %s", error)
                 continue
-            if box.delivered():
-                journal.remove()
-                del self._boxes[box.producer]
-                self._over.add(box.producer)
+            box.forget()
+            self._boxes.pop(box.producer, None)

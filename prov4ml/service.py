@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from prov4ml import process
 from prov4ml.events import EVENT_FORMAT
 from prov4ml.version import VERSION
 
-__all__ = ["Service", "find", "served", "spawn"]
+__all__ = ["Service", "close_inherited", "find", "served", "spawn"]
 
 
 class Service(msgspec.Struct, frozen=True):
@@ -64,6 +63,7 @@ def served(service: Service) -> bool:
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_UN)  # a child that is forked just now has the file, too
     except BlockingIOError:
         return True
     finally:
@@ -90,19 +90,35 @@ def spawn(service: Service) -> None:
     """
     if os.path.exists(service.log) and service.log.stat().st_size > 1 << 20:
         service.log.unlink(missing_ok=True)
-    with open(service.log, "ab") as log:
-        subprocess.run(
-            [
-                *("/bin/sh", "-c", '"$@" </dev/null &', "sh"),
-                *(sys.executable, "-P", "-m", "prov4ml", "collector", "--automatic"),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            check=False,
-            env=_environment(),
-        )
+    command = ["/bin/sh", "-c", '"$@" </dev/null &', "sh"]
+    command += [sys.executable, "-P", "-m", "prov4ml", "collector", "--automatic"]
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    # Not by subprocess: it waits on a pipe that a child forked meanwhile would keep open.
+    shell = os.posix_spawn(
+        "/bin/sh",
+        command,
+        _environment(),
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(service.log), flags, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
+    try:
+        os.waitpid(shell, 0)
+    except ChildProcessError:
+        pass  # somebody waits for all children
+
+
+def close_inherited() -> None:
+    """In the collector, first of all: the training's files and sockets are none of ours."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:
+            try:
+                os.close(int(name))
+            except OSError:
+                pass  # that of the listing itself
 
 
 def _environment() -> dict[str, str]:

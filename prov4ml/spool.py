@@ -13,7 +13,6 @@ mapping a file for writing is safe.
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -28,7 +27,7 @@ __all__ = [
     "Quota",
     "mappable",
     "producers",
-    "remove",
+    "remove_empty",
     "roots",
     "runs",
     "segments",
@@ -91,13 +90,18 @@ def segments(places: list[Path], run: str, producer: bytes) -> list[Path]:
     return sorted(found, key=lambda path: path.name)
 
 
-def remove(folder: Path) -> None:
-    """Remove a producer's folder with all that is in it, and the run's where it was the last."""
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        folder.parent.rmdir()
-    except OSError:
-        pass  # others are there
+def remove_empty(places: list[Path], run: str, producer: bytes) -> None:
+    """Remove a dead producer's folders where nothing is left in them but unfinished files."""
+    for place in places:
+        folder = place / run / producer.hex()
+        try:
+            names = os.listdir(folder)
+            if not any(name.endswith(".seg") for name in names):
+                for name in names:
+                    (folder / name).unlink(missing_ok=True)
+                folder.rmdir()
+        except OSError:
+            continue  # not there, or somebody else is at it
 
 
 def _folders(place: Path) -> Iterator[os.DirEntry[str]]:

@@ -9,6 +9,8 @@ The rules, all of them:
   is written, in the order (attempt, rank, producer).
 * Additions are plain float additions in sequence order, so cutting batches elsewhere changes
   no bit of a sum.
+* Which epoch something belongs to, and which activity did it, is decided in sequence order
+  (``prov4ml.doings``).
 * Memory grows with series, artifacts and parameters, never with points.
 * Points that a later attempt left behind are known only once that attempt is: a second pass,
   over the producers named in ``RunState.cuts`` alone (``recut``), counts them apart.  Which cuts
@@ -28,6 +30,7 @@ import msgspec
 from msgspec import structs
 
 from prov4ml import events as ev
+from prov4ml.doings import IN_EPOCHS, Doings, Span
 
 __all__ = [
     "RUNNING",
@@ -48,12 +51,14 @@ __all__ = [
     "complete",
     "define",
     "ended",
+    "family",
     "pending",
     "ranks",
     "recut",
     "run_status",
     "sent",
     "sinks",
+    "unreachable",
 ]
 
 SKETCH: Final = 64
@@ -62,20 +67,9 @@ SKETCH: Final = 64
 Path = tuple[str, ...]
 
 _SIGTERM: Final = 15
+_SIGUSR1: Final = 10
 _AFTERMATH: Final = 30 * 10**9  # ns
-
-
-class Span(msgspec.Struct):
-    """First and last time (ns) at which a context was seen at work."""
-
-    first: int
-    last: int
-
-    def widen(self, time: int) -> None:
-        if time < self.first:
-            self.first = time
-        if time > self.last:
-            self.last = time
+_NOTICED: Final = 2 * 10**9  # ns by which two ends may have been seen in the wrong order
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -174,6 +168,8 @@ class Producer(msgspec.Struct):
     source: ev.Source | None = None
     command: ev.Command | None = None
     host: ev.Host | None = None
+    doings: Doings = msgspec.field(default_factory=Doings)
+    finals: dict[int, ev.FinalMetric] = msgspec.field(default_factory=dict)  # by number
     steps: list[ev.ClockStepped] = msgspec.field(default_factory=list)
     dropped: list[ev.Dropped] = msgspec.field(default_factory=list)
     missing: list[tuple[int, int]] = msgspec.field(
@@ -203,6 +199,7 @@ class RunState(msgspec.Struct):
     measured: dict[bytes, ev.ClockOffset] = msgspec.field(default_factory=dict)  # the latest ones
     run_ended: dict[int, ev.RunEnded] = msgspec.field(default_factory=dict)  # by attempt
     cursors: dict[str, int] = msgspec.field(default_factory=dict)  # log frame, by stream sink
+    leases: dict[bytes, ev.LeaseLost] = msgspec.field(default_factory=dict)  # the last one lost
     regained: dict[bytes, int] = msgspec.field(default_factory=dict)  # producer: last heard again
     cuts: dict[bytes, Cut] = msgspec.field(default_factory=dict)
 
@@ -230,6 +227,7 @@ def apply(state: RunState, producer: bytes, first: int, events: Sequence[ev.Even
         return
     if first > p.next:
         p.missing.append((p.next, first - p.next))
+        p.doings.epochs.gap(events)
     p.next = first + len(events)
     p.received += len(events)
 
@@ -244,9 +242,10 @@ def apply(state: RunState, producer: bytes, first: int, events: Sequence[ev.Even
         elif type(event) is str:
             p.rejected[event] = p.rejected.get(event, 0) + 1
         else:
+            if groups and type(event) in _TURNS:  # what came before belongs to another epoch
+                _all_points(p, groups)
             _APPLY[type(event)](state, p, event)
-    for number, points in groups.items():
-        _points(p, number, points)
+    _all_points(p, groups)
 
 
 def recut(state: RunState, cuts: Mapping[bytes, Cut]) -> RunState:
@@ -288,6 +287,12 @@ def _touch(p: Producer, context: Path, time: int) -> None:
             span.widen(time)
 
 
+def _all_points(p: Producer, groups: dict[int, list[ev.Point]]) -> None:
+    for number, points in groups.items():
+        _points(p, number, points)
+    groups.clear()
+
+
 def _points(p: Producer, number: int, points: list[ev.Point]) -> None:
     s = p.series.get(number)
     if s is None:
@@ -327,10 +332,18 @@ def _points(p: Producer, number: int, points: list[ev.Point]) -> None:
         low, high = min(numbers), max(numbers)
         if s.minimum is None or low < s.minimum:
             s.minimum, at = low, points[values.index(low)]
-            s.minimum_at = (at.step, at.epoch)
+            s.minimum_at = (at.step, _epoch(p, s.context, at.epoch))
         if s.maximum is None or high > s.maximum:
             s.maximum, at = high, points[values.index(high)]
-            s.maximum_at = (at.step, at.epoch)
+            s.maximum_at = (at.step, _epoch(p, s.context, at.epoch))
+
+
+def _epoch(p: Producer, context: Path, named: int | None) -> int | None:
+    """The epoch that something belongs to: the one that it names, else the open one."""
+    if named is not None or not p.doings.epochs:
+        return named
+    around = p.doings.epochs.around(context)
+    return None if around is None else around.number
 
 
 def _kept(
@@ -378,6 +391,8 @@ def _series_defined(state: RunState, p: Producer, e: ev.SeriesDefined) -> None:
 def _param(state: RunState, p: Producer, e: ev.Param) -> None:
     p.params.append(e)
     _touch(p, tuple(e.context), e.time)
+    if e.activity:
+        _did(p, "param", len(p.params), e.activity, (), e.time)
 
 
 def _tag(state: RunState, p: Producer, e: ev.Tag) -> None:
@@ -390,13 +405,18 @@ def _context(state: RunState, p: Producer, e: ev.ContextStarted | ev.ContextEnde
 
 
 def _artifact(state: RunState, p: Producer, e: ev.Artifact) -> None:
-    p.artifacts.append(e)
-    _touch(p, tuple(e.context), e.time)
+    path = tuple(e.context)
+    epoch = _epoch(p, path, e.epoch) if e.kind in IN_EPOCHS else e.epoch
+    p.artifacts.append(e if epoch == e.epoch else structs.replace(e, epoch=epoch))
+    _touch(p, path, e.time)
+    if e.activity or e.kind in IN_EPOCHS:
+        _did(p, "artifact", e.n, e.activity, path, e.time)
 
 
 def _split(state: RunState, p: Producer, e: ev.Split) -> None:
     p.splits.append(e)
     _touch(p, tuple(e.context), e.time)
+    _did(p, "split", len(p.splits), e.activity, tuple(e.context), e.time)
 
 
 def _source(state: RunState, p: Producer, e: ev.Source) -> None:
@@ -422,6 +442,41 @@ def _clock_stepped(state: RunState, p: Producer, e: ev.ClockStepped) -> None:
 
 def _dropped(state: RunState, p: Producer, e: ev.Dropped) -> None:
     p.dropped.append(e)
+
+
+def _epoch_started(state: RunState, p: Producer, e: ev.EpochStarted) -> None:
+    p.doings.start(e)
+    _touch(p, tuple(e.context), e.time)
+
+
+def _epoch_ended(state: RunState, p: Producer, e: ev.EpochEnded) -> None:
+    p.doings.end(e)
+    _touch(p, tuple(e.context), e.time)
+
+
+def _activity(state: RunState, p: Producer, e: ev.Activity) -> None:
+    work = p.doings.work(e)
+    _touch(p, tuple(e.context) if work is None else work.context, e.time)
+    if work is not None:
+        _touch(p, work.context, work.first)
+
+
+def _linked(state: RunState, p: Producer, e: ev.Linked) -> None:
+    p.doings.links.append(e)
+    _touch(p, tuple(e.context), e.time)
+    _did(p, "link", len(p.doings.links), e.activity, tuple(e.context), e.time)
+
+
+def _final_metric(state: RunState, p: Producer, e: ev.FinalMetric) -> None:
+    p.finals[e.n] = e
+    _seen(p, e.time)
+
+
+def _did(p: Producer, what: str, number: int, activity: int, path: Path, time: int) -> None:
+    """An activity or an epoch did something: then it, and what is around it, was at work."""
+    work = p.doings.did(what, number, activity, path, time)
+    if work is not None:
+        _touch(p, work.context, time)
 
 
 def _run_opened(state: RunState, p: Producer, e: ev.RunOpened) -> None:
@@ -456,6 +511,16 @@ def _finality(e: ev.RankEnded) -> tuple[bool, int, str, str, int, int, int]:
     return lost, -e.time if lost else e.time, e.status, e.known, code, signal, sent
 
 
+def _lease_lost(state: RunState, p: Producer, e: ev.LeaseLost) -> None:
+    old = state.leases.get(e.producer)
+    if old is None or _lateness(old) < _lateness(e):
+        state.leases[e.producer] = e
+
+
+def _lateness(e: ev.LeaseLost) -> tuple[int, int]:
+    return e.time, -1 if e.next is None else e.next
+
+
 def _lease_regained(state: RunState, p: Producer, e: ev.LeaseRegained) -> None:
     state.regained[e.producer] = max(e.time, state.regained.get(e.producer, e.time))
 
@@ -475,8 +540,12 @@ def _sink_failed(state: RunState, p: Producer, e: ev.SinkFailed) -> None:
 
 def _output_sealed(state: RunState, p: Producer, e: ev.OutputSealed) -> None:
     old = state.outputs.get(e.path)
-    if old is None or (old.time, old.sha256) < (e.time, e.sha256):
+    if old is None or _newness(old) < _newness(e):
         state.outputs[e.path] = e
+
+
+def _newness(e: ev.OutputSealed) -> tuple[int, str, int, int, str]:
+    return e.time, e.sha256, e.size, e.rows, e.sink
 
 
 def _gap(state: RunState, p: Producer, e: ev.Gap) -> None:
@@ -499,6 +568,9 @@ def _nothing(state: RunState, p: Producer, e: ev.Event) -> None:
     """Kept in the log, of no consequence for documents."""
 
 
+_TURNS: Final = frozenset((ev.EpochStarted, ev.EpochEnded))
+"""Kinds of events that change what the points behind them belong to."""
+
 _APPLY: Final[dict[type, Callable[[RunState, Producer, Any], None]]] = {
     ev.Started: _started,
     ev.SeriesDefined: _series_defined,
@@ -514,12 +586,17 @@ _APPLY: Final[dict[type, Callable[[RunState, Producer, Any], None]]] = {
     ev.Ended: _ended,
     ev.ClockStepped: _clock_stepped,
     ev.Dropped: _dropped,
+    ev.EpochStarted: _epoch_started,
+    ev.EpochEnded: _epoch_ended,
+    ev.Activity: _activity,
+    ev.Linked: _linked,
+    ev.FinalMetric: _final_metric,
     ev.CollectorStarted: _nothing,
     ev.RunOpened: _run_opened,
     ev.Stored: _stored,
     ev.SinkCursor: _sink_cursor,
     ev.RankEnded: _rank_ended,
-    ev.LeaseLost: _nothing,
+    ev.LeaseLost: _lease_lost,
     ev.LeaseRegained: _lease_regained,
     ev.ClockOffset: _clock_offset,
     ev.SinkFailed: _sink_failed,
@@ -565,6 +642,16 @@ def clients(state: RunState) -> list[Producer]:
     return sorted(found, key=lambda p: p.key)
 
 
+def family(state: RunState, p: Producer) -> list[Producer]:
+    """A rank's process, then its forked children, theirs, and so on."""
+    rank = (p.key[0], p.key[1])
+    forked = [c for c in clients(state) if c.key[:2] == rank and c.started and c.started.parent]
+    found = [p]
+    for member in found:
+        found += [c for c in forked if c.started is not None and c.started.parent == member.id]
+    return found
+
+
 def sent(state: RunState, p: Producer) -> int:
     """Events of accepted calls, as far as anybody knows."""
     end = state.ends.get(p.id)
@@ -596,19 +683,36 @@ def ended(state: RunState, p: Producer) -> End:
             return RUNNING
         return End("unreachable", "none", over)
     status = witness.status
-    if status == "killed" and witness.signal == _SIGTERM:
-        if p.started is not None and p.started.launcher == "slurm":
-            status = "preempted"
-        elif _follows_bad_end(state, p, witness.time):
+    if status == "killed":
+        if witness.signal == _SIGTERM and _follows_bad_end(state, p, witness.time):
             status = "stopped"
+        elif _preempts(p, witness.signal):
+            status = "preempted"
     return End(status, witness.known, witness.time, exit_code=witness.exit_code)
 
 
+def unreachable(state: RunState, producer: bytes) -> bool:
+    """Whether a process lost its lease and nothing was heard of it since.
+
+    The order of its own events tells what came later, whatever its clock says; a log from before
+    that was written down has only the clocks.
+    """
+    lost = state.leases.get(producer)
+    if lost is None or state.regained.get(producer, lost.time - 1) >= lost.time:
+        return False
+    p = state.producers.get(producer)
+    if p is None:
+        return True
+    return p.next <= lost.next if lost.next is not None else _heard(state, p) <= lost.time
+
+
 def _witness(state: RunState, p: Producer) -> ev.RankEnded | None:
-    """What was seen of a rank's end, unless it was heard of again since."""
+    """What was seen of a rank's end; or that it cannot be seen, unless it was heard of since."""
     seen = state.ends.get(p.id)
     if seen is not None and seen.status == "unreachable" and seen.time < _heard(state, p):
-        return None
+        seen = None
+    if seen is None and unreachable(state, p.id):
+        return ev.RankEnded(state.leases[p.id].time, p.id, "unreachable", "none")
     return seen
 
 
@@ -632,16 +736,25 @@ def _follows_bad_end(state: RunState, p: Producer, time: int) -> bool:
     for other in ranks(state, p.started.attempt):
         if other.id == p.id:
             continue
-        end = state.ends.get(other.id)
+        end = _witness(state, other)
         when: int | None = None
         if other.ended is not None:
             if other.ended.status != "finished":
                 when = other.ended.time + state.offsets.get(other.id, 0)
-        elif end is not None and end.status != "finished" and end.signal != _SIGTERM:
-            when = end.time
-        if when is not None and 0 <= time - when <= _AFTERMATH:
+        elif end is not None and end.status not in ("finished", "unreachable"):
+            told = end.signal == _SIGTERM or _preempts(other, end.signal)
+            when = None if told else end.time
+        if when is not None and -_NOTICED <= time - when <= _AFTERMATH:
             return True
     return False
+
+
+def _preempts(p: Producer, signal: int | None) -> bool:
+    """Whether the scheduler takes a process's machine away by this signal."""
+    s = p.started
+    if s is None or "slurm" not in (s.scheduler, s.launcher):
+        return False
+    return signal in (_SIGTERM, _SIGUSR1)
 
 
 def attempts(state: RunState) -> list[int]:
@@ -651,17 +764,18 @@ def attempts(state: RunState) -> list[int]:
 def attempt_status(state: RunState, attempt: int) -> End:
     """The attempt's earliest bad end, else "finished" when all ranks have ended.
 
-    A rank that cannot be seen is no end that anybody saw: it counts when there is no other.  So
-    does one that had not come when the run was closed.
+    A rank that was stopped was so because of another's end.  A rank that cannot be seen is no end
+    that anybody saw: it counts when there is no other.  So does one that had not come when the
+    run was closed.
     """
     ends = [(ended(state, p), p) for p in ranks(state, attempt)]
     bad = [
-        (e.status == "unreachable", e.time or 0, p.key, e)
+        (e.status == "unreachable", e.status == "stopped", e.time or 0, p.key, e)
         for e, p in ends
         if e.status not in ("finished", "running")
     ]
     if bad:
-        return min(bad, key=lambda item: item[:3])[3]
+        return min(bad, key=lambda item: item[:4])[4]
     if not complete(state, attempt):
         over = _closed(state, attempt)
         if over is None or any(e.status == "running" for e, _ in ends):

@@ -30,7 +30,7 @@ class Keeper:
         self.directory = directory
         self._wake = wake
         self._taken: set[tuple[bytes, int]] = set()
-        self._todo: queue.SimpleQueue[tuple[Producer, Artifact]] = queue.SimpleQueue()
+        self._todo: queue.SimpleQueue[tuple[Producer, Artifact] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Stored] = queue.SimpleQueue()
         self._pace = hashing.Pace()
         self._thread: threading.Thread | None = None
@@ -60,15 +60,15 @@ class Keeper:
         self._pace.hurry = True
 
     def stop(self) -> None:
-        """Let go of what is not done; soon."""
+        """Let go of what is not done, and wait until nothing of it is left behind."""
         self._pace.stop = True
+        if self._thread is not None:
+            self._todo.put(None)
+            self._thread.join(5.0)
 
     def _run(self) -> None:
-        while not self._pace.stop:
-            try:
-                producer, artifact = self._todo.get(timeout=0.5)
-            except queue.Empty:
-                continue
+        while (task := self._todo.get()) is not None and not self._pace.stop:
+            producer, artifact = task
             try:
                 kept = keep(self.directory, producer, artifact, self._pace)
             except hashing.Stopped:
@@ -101,7 +101,7 @@ def keep(directory: Path, producer: Producer, artifact: Artifact, pace: hashing.
         copy = incoming(directory, producer.id, artifact.n)
         if artifact.incoming != copy.name:
             return failed("the copy has a name that is not its own")
-        with hashing.opened(copy) as file:
+        with hashing.opened(copy, follow=False) as file:
             sha256, size = hashing.sha256(file, pace, ours=True)
         place = directory / "artifacts" / sha256[:2] / sha256
         place.parent.mkdir(exist_ok=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 import time
 from typing import Any, Final
 
@@ -20,23 +19,24 @@ _MOST: Final = 1000  # texts remembered
 
 
 class _Patience(logging.Filter):
-    """Lets a text through once a minute."""
+    """Lets a text through once a minute.
+
+    Without a lock, which a forked child might find held for ever: the worst is a line said twice.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._said: dict[str, float] = {}
-        self._lock = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
             return True
         text, now = record.getMessage(), time.monotonic()
-        with self._lock:
-            if now - self._said.get(text, -_AGAIN) < _AGAIN:
-                return False
-            if len(self._said) >= _MOST:
-                self._said.clear()
-            self._said[text] = now
+        if now - self._said.get(text, -_AGAIN) < _AGAIN:
+            return False
+        if len(self._said) >= _MOST:
+            self._said.clear()
+        self._said[text] = now
         return True
 
 

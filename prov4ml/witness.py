@@ -26,6 +26,7 @@ __all__ = ["VANISHED", "Sight", "Witness", "of_return_code", "of_wait_status", "
 _GET_INFO: Final = 3 << 30 | 64 << 16 | 0xFF << 8 | 11  # _IOWR(0xFF, 11, 64 bytes)
 _INFO_EXIT: Final = 1 << 3
 _EXIT_CODE_AT: Final = 60
+_V1: Final = "memory.oom_control"
 _REAPED: Final = 3.0  # s that the parent of a dead process is given to reap it
 
 
@@ -159,14 +160,31 @@ def pidfd_tells() -> bool:
 
 
 def _oom_file(pid: int) -> Path | None:
-    """``memory.events`` of the process's cgroup (version 2)."""
+    """The file of the process's cgroup that counts OOM kills, of version 2 or 1 of the memory
+    controller (cgroups(7)): ``memory.events`` or ``memory.oom_control``.
+    """
     try:
-        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-            number, _, path = line.split(":", 2)
-            if number == "0":
-                return Path("/sys/fs/cgroup") / path.lstrip("/") / "memory.events"
-    except (OSError, ValueError):
-        pass
+        groups = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return None
+    paths: dict[str, str] = {}
+    for line in groups:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        paths.update(dict.fromkeys(controllers.split(","), path))
+    for kind, name, file in (("cgroup2", "", "memory.events"), ("cgroup", "memory", _V1)):
+        for line in mounts:
+            before, _, behind = line.partition(" - ")
+            root, point = before.split()[3:5]
+            words = behind.split()
+            if name not in paths or words[0] != kind:
+                continue
+            if name and name not in words[-1].split(","):
+                continue
+            found = Path(point) / os.path.relpath(paths[name], root) / file
+            if found.exists():
+                return found
     return None
 
 

@@ -184,7 +184,7 @@ def figures(
         texts = [
             f"{name.replace('_', ' ')} {value:,.3g}"
             if isinstance(value, float)
-            else f"{name.replace('_', ' ')} {value:,}"
+            else f"{name.replace('_', ' ')} {value if isinstance(value, str) else f'{value:,}'}"
             for name, value in values.items()
         ]
         with capsys.disabled():

@@ -5,13 +5,22 @@ The device is a stand-in whose scalars are read only when its gate opens; everyt
 
 from __future__ import annotations
 
+import json
+import random
 import signal
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import prov.model as pm
 import pytest
+
+from prov4ml import events as ev
+from prov4ml import wire
+from prov4ml.eventlog import Reader
 
 if TYPE_CHECKING:
     from tests.conftest import Isolated
@@ -49,6 +58,7 @@ def test_a_killed_process_claims_no_value_that_was_not_read(
     child = isolated.start(prelude + DEVICES + KILLED)
     isolated.wait(lambda: shared[0] or child.poll() is not None, "everything is logged")
     assert child.poll() is None, child.communicate()
+    isolated.wait((isolated.only_run() / "run.json").exists, "a collector has it")
     child.send_signal(signal.SIGKILL)
     child.communicate()
     closed()
@@ -65,6 +75,86 @@ def test_a_killed_process_claims_no_value_that_was_not_read(
     labels = [str(v) for record in series for v in record.get_attribute("prov:label")]
     assert [label for label in labels if "loss" in label] == []
     figures(points_kept=found.stored.total(), values_waiting=1100)
+
+
+# word 0: the run is open
+ANYWHERE = """
+words = shared(sys.argv[1])
+chance = random.Random(int(sys.argv[2]))
+
+def gate():
+    while True:
+        time.sleep(chance.random() * 0.02)
+        device.gate.set()
+        time.sleep(chance.random() * 0.005)
+        device.gate.clear()
+
+threading.Thread(target=gate, daemon=True).start()
+prov4ml.start_run("anywhere")
+words[0] = 1
+step = 0
+while True:
+    prov4ml.log_metric("values", device.scalar(step), "training", step)
+    prov4ml.log_metric("mixed", device.scalar(step) if chance.random() < 0.3 else float(step),
+                       "training", step)
+    prov4ml.log_metric("numbers", step / 7, "training", step)
+    step += 1
+    if step % 200 == 0:
+        time.sleep(0.001)
+"""
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(60, marks=pytest.mark.soak)])
+def test_killed_anywhere_each_series_is_a_beginning_of_its_calls(
+    isolated: Isolated,
+    prelude: str,
+    words: Callable[[str], memoryview],
+    evidence: Any,
+    closed: Callable[..., None],
+    figures: Callable[..., None],
+    forget: Callable[..., None],
+    pause: Callable[[float], None],
+    kills: int,
+) -> None:
+    """Without a hole, in order, each once and with its value; values and numbers mixed too."""
+    seed = random.randrange(1 << 32)
+    chance = random.Random(seed)
+    isolated.write(prelude + DEVICES + ANYWHERE)
+    kept: Counter[str] = Counter()
+    for start in range(0, kills, 2):
+        children = []
+        for n in range(start, min(kills, start + 2)):
+            child = isolated.spawn(sys.executable, "train.py", f"c{n}", str(seed + n))
+            children.append((words(f"c{n}"), child))
+        for shared, child in children:
+            isolated.wait(lambda s=shared, c=child: s[0] or c.poll() is not None, "a run")
+            assert child.poll() is None, child.communicate()
+        isolated.wait(
+            lambda: all((run / "run.json").exists() for run in isolated.runs()),
+            "a collector has them",
+        )
+        for _, child in children:
+            pause(0.05 + chance.random() * 0.5)
+            child.send_signal(signal.SIGKILL)
+            child.communicate()
+        isolated.wait(lambda: all(map(over, isolated.runs())), "all runs are closed")
+        for run in isolated.runs():
+            found = evidence(run)
+            found.complete()
+            for name in ("values", "mixed", "numbers"):
+                told = [(step, value) for step, value, _ in points(found, name)]
+                factor = 7 if name == "numbers" else 1
+                assert told == [(n, n / factor) for n in range(len(told))], (name, seed)
+                kept[name] += len(told)
+            forget(run)
+    closed()
+    figures(killed=kills, **{f"{name}_kept": count for name, count in sorted(kept.items())})
+
+
+def over(run: Path) -> bool:
+    """Whether a run is closed."""
+    path = run / "run.json"
+    return path.is_file() and bool(json.loads(path.read_text())["closed"])
 
 
 ENDED = """
@@ -104,18 +194,20 @@ def test_the_end_waits_for_values_that_come(
     assert times == sorted(times)  # those of the calls
 
 
-def points(found: Any) -> list[tuple[int, float, int]]:
-    """(step, value, time) in the order of the event log."""
-    from prov4ml import events as ev
-    from prov4ml import wire
-    from prov4ml.eventlog import Reader
-
+def points(found: Any, name: str = "loss") -> list[tuple[int, float, int]]:
+    """(step, value, time) of a series in the order of the event log, each sequence once."""
     told = []
+    reached = 0
+    numbers: set[int] = set()
     for frame in Reader(found.directory / "events"):
-        if frame.count:
-            for event in wire.decode_batch(frame.batch, frame.count):
-                if isinstance(event, ev.Point):
-                    told.append((event.step, event.value, event.time))
+        if not frame.count:
+            continue
+        for n, event in enumerate(wire.decode_batch(frame.batch, frame.count), frame.first):
+            if isinstance(event, ev.SeriesDefined) and event.name == name:
+                numbers.add(event.series)
+            elif isinstance(event, ev.Point) and event.series in numbers and n >= reached:
+                told.append((event.step, event.value, event.time))
+                reached = n + 1
     return told
 
 
@@ -206,7 +298,7 @@ def handler(*_):
 signal.signal(signal.SIGALRM, handler)
 with prov4ml.start_run("signalled"):
     signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-    until = time.monotonic() + 2
+    until = time.monotonic() + float(sys.argv[1])
     step = 0
     while time.monotonic() < until:
         prov4ml.log_metric("loss", device.scalar(step), "training", step)
@@ -221,16 +313,18 @@ words[0], words[1] = step, caught
 """
 
 
+@pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.soak)])
 def test_values_logged_in_signal_handlers_do_not_hang(
     isolated: Isolated,
     prelude: str,
     words: Callable[[str], memoryview],
     evidence: Any,
     figures: Callable[..., None],
+    seconds: int,
 ) -> None:
     """A handler that interrupts a log call of a value logs one itself: all of them stand."""
     shared = words("signalled")
-    isolated.script(prelude + DEVICES + SIGNALLED)
+    isolated.script(prelude + DEVICES + SIGNALLED, str(seconds))
     found = evidence(isolated.only_run())
     found.complete()
     assert shared[1] > 100

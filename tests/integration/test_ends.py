@@ -13,8 +13,7 @@ from prov4ml.witness import pidfd_tells
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.conftest import Isolated
-    from tests.integration.conftest import Read
+    from tests.conftest import Isolated, Read
 
 START = """
 import os, signal, sys

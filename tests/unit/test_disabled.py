@@ -44,12 +44,37 @@ def _every_call(file: Path) -> None:
     prov4ml.log_dataset("data", [1, 2, 3], False)
     prov4ml.log_artifact(file, prov4ml.Context.TRAINING, 3)
     prov4ml.log_artifact("weights", file, is_model=True)
+    raw = prov4ml.log_artifacts(file.parent)
+    made = prov4ml.log_artifact(
+        "notes", text="x", derived_from=[raw, "name", "https://x.example/a"]
+    )
+    assert (made.name, made.iri) == ("notes", "")
+    prov4ml.log_artifact("settings", {"a": 1}, derived_from=made)
+    prov4ml.log_input("https://data.example/set.csv")
+    prov4ml.log_input([1, 2, 3], "values")
+    prov4ml.log_output(b"bytes", "out", "training", 3, derived_from="values")
+    prov4ml.log_source_code(file)
+    prov4ml.log_source_code()
+    prov4ml.log_environment()
+    prov4ml.log_execution_command("python", file)
     prov4ml.log_param("tokens", 1, "training", source="file", is_input=True)
     prov4ml.log_system_metrics("training", 1)
     prov4ml.log_carbon_metrics(prov4ml.Contexts.TRAINING, step=1)
     device = Device()
     prov4ml.log_metric("loss", device.scalar(0.5))
     assert device.readers == []
+    prov4ml.log_context("warm-up", is_subcontext_of="training")
+    with prov4ml.epoch(3, activity=True), prov4ml.activity("step", context="training", a=1) as step:
+        step.used(file, "name of something")
+        step.generated(str(file))
+        with prov4ml.timer("forward", "training", 3):
+            assert prov4ml.activity(len)([1]) == 1
+    prov4ml.register_final_metric("loss", 10, prov4ml.FoldOperation.MIN, context="training")
+    prov4ml.register_final_metric("loss", 10, lambda before, value: before + value)
+    prov4ml.log_metric("loss", 0.5)
+    prov4ml.log_execution_start_time()
+    prov4ml.log_execution_end_time()
+    prov4ml.log_current_execution_time("seconds", "training", 3)
     assert isinstance(prov4ml.get_run_dir(), Path)
     assert isinstance(prov4ml.get_artifacts_dir(), Path)
 
@@ -57,6 +82,14 @@ def _every_call(file: Path) -> None:
 def _wrong_calls() -> None:
     with pytest.raises(TypeError, match="value must be a number"):
         prov4ml.log_metric("loss", "high")
+    with pytest.raises(prov4ml.UsageError, match="derived_from: nothing named 'missing'"):
+        prov4ml.log_artifact("a", b"x", derived_from="missing")
+    with pytest.raises(prov4ml.UsageError, match="there is no file 'missing'"):
+        prov4ml.log_artifact("missing")
+    with pytest.raises(TypeError, match="dataset must be a dataset"):
+        prov4ml.log_dataset(None, "a")
+    with pytest.raises(prov4ml.UsageError, match="format must be one of"):
+        prov4ml.log_model(object(), "a", format="onnx")
     with pytest.raises(prov4ml.UsageError, match="key must not be empty") as caught:
         prov4ml.log_metric("", 1.0)
     assert caught.value.__context__ is None
@@ -76,6 +109,18 @@ def _wrong_calls() -> None:
         prov4ml.log_param(3, 1)  # type: ignore[arg-type]
     with pytest.raises(prov4ml.UsageError, match="there is no file"):
         prov4ml.log_artifact("missing.bin")
+    with pytest.raises(TypeError, match="number must be an integer"), prov4ml.epoch(0.5):  # type: ignore[arg-type]
+        pass
+    with pytest.raises(TypeError, match="must be a path, a name"), prov4ml.activity("a") as a:
+        a.used(3)
+    with pytest.raises(prov4ml.UsageError, match="fold_operation median is unknown"):
+        prov4ml.register_final_metric("loss", 0, "median")
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module"):
+        prov4ml.log_flops_per_batch("flops", object(), [1])
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module"):
+        prov4ml.log_flops_per_epoch("flops", object(), [1])
+    with pytest.raises(prov4ml.UsageError, match="is_subcontext_of"):
+        prov4ml.log_context("training", "warm-up")
 
 
 def test_disabled_calls_check_and_leave_nothing(
@@ -115,6 +160,12 @@ def test_calls_without_a_run_are_refused(folder: Path) -> None:
         lambda: prov4ml.log_param("lr", 1),
         lambda: prov4ml.set_tag("a", "b"),
         lambda: prov4ml.log_model(b"", "m"),
+        lambda: prov4ml.epoch(1),
+        lambda: prov4ml.activity("a").__enter__(),
+        lambda: prov4ml.timer("t"),
+        lambda: prov4ml.log_context("c"),
+        lambda: prov4ml.register_final_metric("loss", 0, "min"),
+        prov4ml.log_execution_start_time,
         prov4ml.get_run_dir,
         prov4ml.end_run,
     ):

@@ -11,7 +11,7 @@ import pytest
 
 from prov4ml import eventlog
 from prov4ml.errors import FormatError
-from prov4ml.eventlog import Busy, EventLog, Frame, Over, Reader, compress
+from prov4ml.eventlog import EventLog, Frame, Held, Reader, compress
 
 RUN = "0190b6f2-7c1e-7000-8000-2f1d5c3a9e01"
 P, Q = b"p" * 16, b"q" * 16
@@ -367,14 +367,14 @@ def test_the_end_of_a_log_is_nobody_elses(tmp_path: Path) -> None:
     log = EventLog(tmp_path, RUN)
     _write(log, range(4))
     log.leave_to(P)
-    with pytest.raises(Over):
+    with pytest.raises(Held):
         log.append(Q, 2, 1, _batch(4))
     assert log.append(P, 2, 1, _batch(5)) == 4
-    log.end()
-    with pytest.raises(Over):
+    log.finish()
+    with pytest.raises(Held):
         log.append(P, 3, 1, _batch(7))
     assert log.sync() == log.synced == 5
-    with pytest.raises(Busy):
+    with pytest.raises(Held):
         EventLog(tmp_path, RUN)
     log.close()
     EventLog(tmp_path, RUN).close()

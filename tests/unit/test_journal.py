@@ -555,19 +555,19 @@ def test_forks_while_threads_log_give_each_process_its_own_journal(
         thread.start()
     while len(counts) < 3:
         time.sleep(0)
-    journal.prologue = lambda: msgspec.msgpack.encode(
-        ev.Tag(0, "child", journal.who.parent.decode())
-    )
+    journal.prologue = lambda: [
+        msgspec.msgpack.encode(ev.Tag(0, "child", journal.who.parent.decode()))
+    ]
 
     def grandchild() -> None:
-        journal.forked(_who(b"g" * 16, journal.who.producer))
+        journal.forked(lambda: _who(b"g" * 16, journal.who.producer))
         for step in range(50):
             log("grandchild", 1.0, None, step)
 
     for n in range(10):
 
         def child(n: int = n) -> None:
-            journal.forked(_who(bytes([n]) * 16, journal.who.producer))
+            journal.forked(lambda: _who(bytes([n]) * 16, journal.who.producer))
             for step in range(20_000):
                 log("t0", 1.0, None, step)
                 if step == 100:
@@ -613,7 +613,7 @@ def test_a_child_that_logs_nothing_makes_no_file(journal: Journal, tmp_path: Pat
     before = {p: p.read_bytes() for p in tmp_path.rglob("*.seg")}
 
     def child() -> None:
-        journal.forked(_who(b"c" * 16, b"p" * 16))
+        journal.forked(lambda: _who(b"c" * 16, b"p" * 16))
         gc.collect()
 
     assert _in_child(child) == 0
@@ -629,7 +629,7 @@ def test_a_child_forked_while_a_thread_holds_the_journal_does_not_wait(
     journal.busy = True
 
     def child() -> None:
-        journal.forked(_who(b"c" * 16, b"p" * 16))
+        journal.forked(lambda: _who(b"c" * 16, b"p" * 16))
         log("loss", 0.25, None, 1)
 
     assert _in_child(child) == 0
@@ -704,14 +704,14 @@ def test_a_child_on_a_full_disk_introduces_itself_when_there_is_room(
     """First what was dropped, then who it is, then its events."""
     log = _log_into(journal)
     log("loss", 0.5)
-    journal.prologue = lambda: msgspec.msgpack.encode(ev.Tag(0, "child", "me"))
+    journal.prologue = lambda: [msgspec.msgpack.encode(ev.Tag(0, "child", "me"))]
     create = seg.create
 
     def child() -> None:
         def no_room(*_: object) -> seg.Segment:
             raise OSError(errno.ENOSPC, "no space left")
 
-        journal.forked(_who(b"c" * 16, b"p" * 16))
+        journal.forked(lambda: _who(b"c" * 16, b"p" * 16))
         monkeypatch.setattr(seg, "create", no_room)
         log("loss", 0.5)
         log("loss", 0.5)

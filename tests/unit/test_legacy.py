@@ -79,6 +79,13 @@ def test_the_orders_of_start_run(given: Any, wanted: Any) -> None:
     assert legacy.experiment(*given) == wanted
 
 
+def test_a_text_or_a_flag_in_one_place() -> None:
+    """yProv4ML has a flag where our calls have a context or a name."""
+    assert legacy.either("training", True) == ("training", True)
+    assert legacy.either(False, True) == (None, False)
+    assert legacy.either(None, False) == (None, False)
+
+
 def test_two_names_of_one_keyword_are_not_given_at_once() -> None:
     """Neither is preferred silently."""
     assert legacy.one_of_two("f", a=None, b=3) == 3
@@ -151,6 +158,10 @@ DOCUMENTED = {
     "log_dataset": ["dataset label", "dataset_label dataset log_dataset_info"],
     "log_system_metrics": ["context step synchronous timestamp"],
     "log_carbon_metrics": ["context step"],
+    "log_input": ["inp log_copy_in_prov_directory"],
+    "log_output": ["out log_copy_in_prov_directory"],
+    "log_source_code": ["path"],
+    "log_execution_command": ["cmd path"],
 }
 
 

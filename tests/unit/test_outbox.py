@@ -195,11 +195,11 @@ def test_living_child_keeps_empty_segments(tmp_path: Path) -> None:
     _points(journal, 20_000)
     journal.prepare()
     child = ChildJournal(journal.who, [tmp_path])
-    assert not child.over()
+    assert child.alive()
     before = spool.segments([tmp_path], RUN, child.producer)
     empty = {path for path in before if not seg.committed(path)}
     assert empty
-    child.release(journal.sent)
+    assert child.release(journal.sent, False)
     after = spool.segments([tmp_path], RUN, child.producer)
     assert empty < set(after)
     assert journal.current is not None
@@ -213,12 +213,13 @@ def test_dead_child_leaves_nothing(tmp_path: Path) -> None:
     journal = Journal(_who(), [tmp_path])
     _points(journal, 20_000)
     child = ChildJournal(journal.who, [tmp_path])
-    assert child.over()
+    assert not child.alive()
     box = Outbox(child, Window())
     list(box.parcels())
     assert not box.delivered()
+    assert not box.release()
     box.ack(journal.sent)
     assert box.delivered()
-    child.remove()
-    assert list(tmp_path.rglob("*")) == []
+    assert box.release()
+    assert not [path for path in tmp_path.rglob("*") if path.name != RUN]
     journal.close(remove=False)

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from prov4ml import config, hot, redaction, rundir
+from prov4ml import attempts, config, hot, redaction, spool
 from prov4ml.compat.mlflow.exceptions import MlflowException
 from prov4ml.errors import UsageError
 from prov4ml.provdm import segment
@@ -114,10 +114,11 @@ def _folder(uri: str) -> str | None:
 def manifest(run_id: str) -> dict[str, Any]:
     """``run.json`` of a run below ``base``; raises ``MlflowException`` when there is none."""
     try:
-        found = rundir.find(base(), hot.text("run_id", run_id))
-    except UsageError:
+        places = spool.roots(os.environ)
+        found = attempts.find(base(), hot.text("run_id", run_id), places)
+        return dict(json.loads((found / "run.json").read_bytes()))
+    except (UsageError, OSError):
         raise MlflowException(f"run_id: no run {run_id!r} in {base()}") from None
-    return dict(json.loads((found / "run.json").read_bytes()))
 
 
 # ------------------------------------------------------------------------------ experiments

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import sys
@@ -18,19 +17,6 @@ if TYPE_CHECKING:
     from tests.conftest import Isolated
 
 SCRIPTS = Path(__file__).parent / "scripts"
-INTEGRATION = Path(__file__).parents[2] / "integration" / "conftest.py"
-
-
-@pytest.fixture(scope="session")
-def read() -> Any:
-    """``read(directory)``: a run through other people's readers, as in ``tests/integration``."""
-    spec = importlib.util.spec_from_file_location("prov4ml_readers", INTEGRATION)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module.Read
 
 
 def changed(text: str) -> str:

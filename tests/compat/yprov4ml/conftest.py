@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from tests.conftest import Isolated
 
 SCRIPTS = Path(__file__).parent / "scripts"
-READERS = Path(__file__).parents[2] / "integration" / "conftest.py"
 
 # Calls of yProv4ML whose script is left out, and says so, where we do not have them yet.
 LATER = {
@@ -39,18 +36,6 @@ LATER = {
 def changed(text: str) -> str:
     """A script with its import changed, and nothing else; 1.x and 2.x were called ``prov4ml``."""
     return re.sub(r"^import yprov4ml$", "import prov4ml as yprov4ml", text, flags=re.M)
-
-
-@pytest.fixture(scope="session")
-def read() -> Any:
-    """``read(directory)``: a run through other people's readers, as in ``tests/integration``."""
-    spec = importlib.util.spec_from_file_location("prov4ml_readers", READERS)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module.Read
 
 
 class Ran:

@@ -104,7 +104,7 @@ def test_models_in_the_orders_of_later_versions(converted: Callable[[str], Any])
     assert texts(
         left.ask(
             "SELECT ?l WHERE { ?c prov:qualifiedUsage [ prov:entity ?m ; "
-            "prov:hadRole p4:initialWeights ] . ?m rdfs:label ?l }"
+            "prov:hadRole p4:inputModel ] . ?m rdfs:label ?l }"
         ),
         "l",
     ) == ["base weights", "pretrained"]
@@ -179,20 +179,28 @@ def test_wrappers(converted: Callable[[str], Any]) -> None:
     assert left.count(f'{same} . ?a rdfs:label "net, version 1" . ?b rdfs:label "net, final"') == 1
 
 
-@pytest.mark.parametrize("name", ["source", "lightning_free"])
-def test_scripts_of_calls_that_come_from_elsewhere(
-    converted: Callable[[str], Any], name: str
-) -> None:
-    """Source code, command, inputs and outputs, times, FLOPs: their documents pass all readers."""
-    left = converted(name).left()
-    if name == "source":
-        assert [p["value"] for p in left.points if p["name"] == "square"] == [
-            i**2 for i in range(1, 10)
-        ]
-        assert "source.py" in (left.directory / "prov.json").read_text()
-    else:
-        assert left.directory.name == "steps_0"
-        assert [p["step"] for p in left.points if p["name"] == "MSE_train"] == [0] * 4 + [1] * 4
+def test_source_code_command_inputs_and_outputs(converted: Callable[[str], Any]) -> None:
+    """What the run is repeated with, what went in and came out; one copied, one referred to."""
+    left = converted("source").left()
+    assert [p["value"] for p in left.points] == [i**2 for i in range(1, 10)]
+    assert left.count("?c a p4:Command ; rdfs:label ?l") == 1
+    assert "python3 source.py" in (left.directory / "prov.json").read_text()
+    assert left.count("?s a mls:Implementation") == 1
+    inputs = "?a prov:used ?i . ?i a p4:Artifact . "
+    assert left.count(f'{inputs} ?i rdfs:label "train.py"') == 1
+    made = '?o rdfs:label "square.txt" ; prov:wasGeneratedBy ?a ; prov:specializationOf ?c'
+    assert left.count(made) == 1  # hashed where it is
+    stored = [p.read_bytes() for p in (left.directory / "artifacts").rglob("*") if p.is_file()]
+    assert b"81" not in stored
+
+
+def test_a_training_of_times_and_operations(converted: Callable[[str], Any]) -> None:
+    """A loss that is still a tensor, FLOPs, execution times; the arguments of 1.x."""
+    left = converted("lightning_free").left()
+    assert left.directory.name == "steps_0"
+    assert [p["step"] for p in left.points if p["name"] == "MSE_train"] == [0] * 4 + [1] * 4
+    flops = [p["value"] for p in left.points if p["name"] == "train_flops"]
+    assert flops == [2 * 8 * 8] * 8
 
 
 def test_metrics_of_rank_0_only(isolated: Isolated, read: Any) -> None:

@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import prov4ml
 
 prov4ml.start_run("www.example.org", "steps")  # the order of 1.x
+prov4ml.log_execution_start_time()
 network = nn.Linear(8, 1)
 data = TensorDataset(torch.randn(32, 8), torch.randn(32, 1))
 loader = DataLoader(data, batch_size=8)
@@ -24,4 +25,5 @@ for epoch in range(2):
     prov4ml.save_model_version(network, f"model_{epoch}", prov4ml.Context.TRAINING, step=epoch)
     prov4ml.log_current_execution_time("train_epoch_time", prov4ml.Context.TRAINING, epoch)
 prov4ml.log_model(network, "model_version_final")
+prov4ml.log_execution_end_time()
 prov4ml.end_run()

@@ -1,4 +1,4 @@
-"""Code, command, inputs, outputs and times, as the manual's reproducible example logs them."""
+"""Code, command, inputs and outputs, as the manual's reproducible example logs them."""
 
 import prov4ml
 
@@ -11,11 +11,12 @@ prov4ml.start_run(
 )
 prov4ml.log_source_code()
 prov4ml.log_execution_command("python3 source.py")
-prov4ml.log_execution_start_time()
 for i in range(1, 10):
     prov4ml.log_input(i)
     prov4ml.log_output(i**2)
     prov4ml.log_metric("square", i**2, prov4ml.Context.TRAINING, step=i)
-    prov4ml.log_current_execution_time("loop", prov4ml.Context.TRAINING, i)
-prov4ml.log_execution_end_time()
+with open("square.txt", "w") as file:
+    file.write("81")
+prov4ml.log_input(__file__, True)
+prov4ml.log_output("square.txt", log_copy_in_prov_directory=False)
 prov4ml.end_run(True, True)
