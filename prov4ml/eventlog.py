@@ -24,7 +24,8 @@ from typing import IO, Final, cast
 
 import msgspec
 
-from prov4ml.errors import FormatError, UsageError
+from prov4ml import process
+from prov4ml.errors import FormatError, InUse
 
 __all__ = ["SEGMENT", "EventLog", "Frame", "Reader"]
 
@@ -51,8 +52,8 @@ class EventLog:
     """The writer.  Opening it continues an existing log and cuts a torn frame off its end.
 
     ``frames`` counts the frames, ``synced`` those that a power cut leaves.
-    ``next`` holds the next sequence of each producer.  Raises ``UsageError`` while another
-    collector writes it.
+    ``next`` holds the next sequence of each producer; who looks there and appends what it lacks
+    holds ``turn`` meanwhile.  Raises ``InUse`` while another collector writes it.
     """
 
     def __init__(self, directory: Path, run: str) -> None:
@@ -61,6 +62,8 @@ class EventLog:
         self.next: dict[bytes, int] = {}
         self.frames = 0
         self.synced = 0
+        self.turn = threading.Lock()
+        self._unused: Path | None = None  # a file that was begun and holds no frame
         self._lock = threading.Lock()
         directory.mkdir(parents=True, exist_ok=True)
         self._guard = _lock(directory)
@@ -92,6 +95,7 @@ class EventLog:
     def _begin(self) -> None:
         path = self.directory / f"{self.frames:012d}.log"
         self._file = open(path, "xb", buffering=0)
+        self._unused = path if self.frames else None
         header = _HEADER.pack(MAGIC, 1, 0, uuid.UUID(self.run).bytes, self.frames)
         self._file.write(header)
         self._size = len(header)
@@ -113,6 +117,7 @@ class EventLog:
                 self._file.seek(self._size)
                 raise
             self._size += len(data)
+            self._unused = None
             number = self.frames
             self.frames += 1
             self._count(producer, first, count)
@@ -137,6 +142,8 @@ class EventLog:
                 os.fdatasync(self._file.fileno())
                 self.synced = self.frames
                 self._file.close()
+                if self._unused is not None:
+                    self._unused.unlink()  # looked at, and nothing to add
                 os.close(self._guard)  # lets the next writer in
 
 
@@ -147,7 +154,9 @@ def _lock(directory: Path) -> int:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
-        raise UsageError(f"another collector writes {directory}") from None
+        pid = process.holder(directory / ".lock")
+        who = "a collector" if pid is None else f"a collector (pid {pid})"
+        raise InUse(f"{who} writes {directory.parent}, and completes it") from None
     return fd
 
 
