@@ -22,12 +22,12 @@ from typing import Final
 import msgspec
 
 from prov4ml import events as ev
-from prov4ml import process, spool, wire
+from prov4ml import process, spool, state, wire
 from prov4ml.errors import FormatError, UsageError, WireError
 from prov4ml.eventlog import EventLog
 from prov4ml.publish import Publisher
 from prov4ml.recovery import orphans
-from prov4ml.salvage import append_journals
+from prov4ml.salvage import append_journals, append_undelivered
 from prov4ml.talk import log
 from prov4ml.transport import Server
 from prov4ml.witness import VANISHED, Sight, Witness, of_return_code
@@ -83,7 +83,9 @@ class _Run:
         self.rewound: dict[bytes, tuple[int, float]] = {}
         self.vanished: dict[bytes, float] = {}  # producer: when it was first seen dead
         self.buried: set[bytes] = set()
-        self.last_alive = time.monotonic()
+        self.unseen = 0.0  # s of our own being awake without a living rank
+        self.damaged: dict[bytes, int] = {}  # producer: events in its journal, as far as it tells
+        self.undelivered = 0  # when that folder changed last (ns), as far as we took it up
         self.stopping = False
         self._results = results
         self._more = threading.Event()
@@ -179,6 +181,7 @@ class Collector:
         self._finishing = False
         self._job: str | None = None
         self._looked = 0.0
+        self._awake = 0.0  # s between the last two looks, as far as we were awake
         self._idle_since: float | None = None
         self._began = time.monotonic()
 
@@ -224,6 +227,8 @@ class Collector:
                 self._guarded(self._sync, run)
         self._hear_results()
         if now - self._looked > _LOOK:
+            # A stopped collector must not take its own sleep for the silence of others.
+            self._awake = min(now - self._looked, 2 * _LOOK)
             self._looked = now
             for run in list(self._runs.values()):
                 self._guarded(self._look, run)
@@ -276,7 +281,7 @@ class Collector:
                 continue
             found = True
             self._runs[orphan.run] = run
-            append_journals(run.log, spool.roots(os.environ), orphan.run, remove=True)
+            self._salvage(run)
             for producer, pid in orphan.producers.items():
                 if pid in self.waited:
                     seen = of_return_code(self.waited[pid], "waited")
@@ -328,10 +333,12 @@ class Collector:
             run.clients[hello.producer] = _Client(hello, watched)
             if here:
                 self._known.add((hello.pid, hello.pid_start, hello.boot_id))
-        run.last_alive = time.monotonic()
+        run.unseen = 0.0
         if hello.ending:
             run.waiting[hello.producer] = address
             run.notify()
+        if run.dirty:
+            self._sync(run)  # what a welcome names is safe, like what an ack names
         expected = run.log.next.get(hello.producer, 0)
         self._server.send(address, wire.encode(wire.Welcome(hello.producer, expected)))
 
@@ -352,7 +359,7 @@ class Collector:
         if foreign and not (directory / "events").is_dir():
             raise UsageError(f"is no run directory: it holds {foreign[0]!r}")
         run = _Run(hello.run, directory, self._result, self._options)
-        append_journals(run.log, spool.roots(os.environ), run.id, remove=True)
+        self._salvage(run)
         self._runs[hello.run] = run
         self._closed.pop(hello.run, None)
         return run
@@ -365,22 +372,19 @@ class Collector:
         run = self._runs.get(batch.run)
         if run is None or batch.producer not in run.clients:
             return  # from before we were here: its hello comes soon
-        expected = run.log.next.get(batch.producer, 0)
-        first, count = batch.first, batch.count
-        if count:
-            if first - batch.lost > expected:
+        with run.log.turn:
+            expected = run.log.next.get(batch.producer, 0)
+            first, count = batch.first, batch.count
+            if count and first - batch.lost > expected:
                 self._rewind(run, address, batch.producer, expected)
                 return
-            if first + count <= expected:
-                run.unsynced[batch.producer] = address
-                self._mark(run)
-                return
-            if first < expected:
-                data = wire.cut(data, expected - first)
-                count -= expected - first
-                first = expected
-        run.log.append(batch.producer, first, count, data)
-        self.events += count
+            if not count or first + count > expected:
+                if count and first < expected:
+                    data = wire.cut(data, expected - first)
+                    count -= expected - first
+                    first = expected
+                run.log.append(batch.producer, first, count, data)
+                self.events += count
         run.unsynced[batch.producer] = address
         self._mark(run)
 
@@ -426,6 +430,8 @@ class Collector:
                     self.untold.append((run.directory, last))
                     del self.untold[:-1000]
                 self._runs.pop(run.id, None)
+                over = {p.id for p in state.clients(run.publisher.state)} - run.damaged.keys()
+                spool.forget(spool.roots(os.environ), run.id, over)
                 for client in run.clients.values():
                     if client.witness is not None:
                         client.witness.close()
@@ -477,14 +483,26 @@ class Collector:
                 if client.witness.settled(now - gone) or client.hello.pid in self.waited:
                     run.buried.add(producer)
                     self._bury(run, producer, client.hello, client.witness)
-        if living:
-            run.last_alive = now
-        elif now - run.last_alive > _LEASE:
+        run.unseen = 0.0 if living else run.unseen + self._awake
+        if run.unseen > _LEASE:
             run.give_up()
+        self._take_undelivered(run)
+
+    def _take_undelivered(self, run: _Run) -> None:
+        """What ranks put there because they could not wait for us; the files go at the end."""
+        try:
+            changed = os.stat(run.directory / "undelivered").st_mtime_ns
+        except OSError:
+            return
+        if changed != run.undelivered:
+            run.undelivered = changed
+            if append_undelivered(run.log, run.directory).events:
+                run.log.sync()
+                run.notify()
 
     def _bury(self, run: _Run, producer: bytes, hello: wire.Hello, watched: Witness) -> None:
         """A process of this host is gone: append what its journal still holds, tell its end."""
-        append_journals(run.log, spool.roots(os.environ), run.id, remove=True)
+        self._salvage(run)
         seen = watched.tell()
         if hello.pid in self.waited:
             seen = of_return_code(self.waited[hello.pid], "waited")
@@ -498,10 +516,25 @@ class Collector:
         run.notify()
 
     @staticmethod
+    def _salvage(run: _Run) -> None:
+        """Append what dead processes left in the spool; what is damaged stays there."""
+        taken = append_journals(run.log, spool.roots(os.environ), run.id, remove=True)
+        for producer, found in taken.damaged.items():
+            run.damaged[producer] = found.claimed
+            for _, text in found.damaged:
+                log.warning("%s: %s", run.directory.name, text)
+
+    @staticmethod
     def _tell_end(run: _Run, producer: bytes, seen: Sight) -> None:
         run.publisher.rank_ended(
             ev.RankEnded(
-                time.time_ns(), producer, seen.status, seen.known, seen.exit_code, seen.signal
+                time.time_ns(),
+                producer,
+                seen.status,
+                seen.known,
+                seen.exit_code,
+                seen.signal,
+                run.damaged.get(producer) or None,
             )
         )
 

@@ -487,14 +487,7 @@ class Journal:
             self.busy = False
         if remove:
             for place in self.places:
-                folder = place / self.who.run / self.who.producer.hex()
-                for left in (*folder.glob("*.seg"), *folder.glob(f"*{seg.NEW}")):
-                    left.unlink(missing_ok=True)  # of an interrupt while it was made
-                for empty in (folder, folder.parent):
-                    try:
-                        empty.rmdir()
-                    except OSError:
-                        pass
+                spool.clear(place / self.who.run / self.who.producer.hex())
 
     def _hold(self) -> bool:
         """Become the writer.  False: we interrupted it on this very thread."""

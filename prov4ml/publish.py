@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from prov4ml import (
     documents,
@@ -33,9 +33,10 @@ from prov4ml import events as ev
 from prov4ml.errors import UsageError
 from prov4ml.eventlog import EventLog, Frame, Reader
 from prov4ml.feed import Feed
+from prov4ml.provdm import iso
 from prov4ml.version import VERSION
 
-__all__ = ["Publisher", "fold", "replay"]
+__all__ = ["Publisher", "fold", "last_word", "replay"]
 
 _KEY: Final = re.compile(r"[0-9a-f.-]+")  # a marker's name, as it may come over the wire
 _SNAPSHOT: Final = 60.0  # s between documents of a running run
@@ -114,20 +115,24 @@ class Publisher:
         self._sequence = 0
         self._lock = threading.Lock()
         self._reader = Reader(log.directory)
+        self._over = False  # nothing stands behind the last RunEnded
         self._cuts: Cuts = {}
         self._feeds: list[Feed] | None = None
         self._written: list[documents.Written] = []
         self._shown = 0.0
         self._shown_as = ""
         self._took = 0.0
-        self._emit(ev.CollectorStarted(time.time_ns(), process.hostname(), os.getpid(), VERSION))
 
     def _emit(self, event: ev.CollectorEvent) -> None:
-        """Append an event of our own; from any thread."""
+        """Append an event of our own, before the first one who we are; from any thread."""
         with self._lock:
-            batch = wire.array_header(1) + wire.encode(event)
-            self.log.append(self._id, self._sequence, 1, batch)
-            self._sequence += 1
+            events: list[ev.CollectorEvent] = [event]
+            if not self._sequence:
+                here = process.hostname()
+                events.insert(0, ev.CollectorStarted(time.time_ns(), here, os.getpid(), VERSION))
+            batch = wire.array_header(len(events)) + b"".join(map(wire.encode, events))
+            self.log.append(self._id, self._sequence, len(events), batch)
+            self._sequence += len(events)
 
     def rank_ended(self, event: ev.RankEnded) -> None:
         """A rank's end, seen by somebody else; from any thread."""
@@ -135,10 +140,25 @@ class Publisher:
 
     # ------------------------------------------------------------------------- following
 
+    def read(self) -> None:
+        """Fold what is safe in the log; changes nothing outside."""
+        for frame in self._reader.read(self.log.synced):
+            ends = dict(self.state.run_ended)
+            take(self.state, frame)
+            self._over = self.state.run_ended != ends or (self._over and not frame.count)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the run was closed with all that stands in its log, and all is written."""
+        over = state.closed(self.state)
+        shown = documents.read_manifest(self.directory)
+        if over is None or not self._over or shown.get("closed") != iso(over):
+            return False
+        return set(shown["failures"]) <= set(documents.stream_failures(self.state))
+
     def follow(self) -> None:
         """Fold what is safe in the log, open sinks when the run is known, store bytes."""
-        for frame in self._reader.read(self.log.synced):
-            take(self.state, frame)
+        self.read()
         started = next(state.ranks(self.state), None)
         if started is None or started.started is None:
             return
@@ -210,7 +230,7 @@ class Publisher:
 
     def close(self) -> wire.Closed:
         """Seal the outputs, end the run, write the documents; the log is closed and packed."""
-        salvage.append_undelivered(self.log, self.directory)
+        taken = salvage.append_undelivered(self.log, self.directory)
         self.log.sync()
         self.follow()
         deadline = time.monotonic() + _SINKS
@@ -223,11 +243,11 @@ class Publisher:
         numbers = state.attempts(self.state)
         self._emit(ev.RunEnded(time.time_ns(), numbers[-1] if numbers else 1))
         self.log.sync()
-        for frame in self._reader.read(self.log.synced):
-            take(self.state, frame)
+        self.read()
         self._write(time.monotonic())
-        self.log.close()
-        self.closed = self._last_word()
+        self.release()
+        salvage.remove(taken)
+        self.closed = last_word(documents.manifest(self.state, self._written))
         return self.closed
 
     def pack(self) -> None:
@@ -246,28 +266,34 @@ class Publisher:
         else:
             shutil.rmtree(self.log.directory, ignore_errors=True)
 
+    def release(self) -> None:
+        """Close the log, and the file that we read it from: compressed, that one is deleted."""
+        self.log.close()
+        self._reader.close()
+
     def abandon(self) -> None:
         """Let go of a run that is not over: documents as of now, the log closed."""
         self.log.sync()
         self.follow()
         if self._feeds is not None:
             self._write(time.monotonic())
-        self.log.close()
+        self.release()
 
-    def _last_word(self) -> wire.Closed:
-        shown = documents.manifest(self.state, self._written)
-        account = shown["accounting"]
-        return wire.Closed(
-            self.log.run,
-            True,
-            shown["status"],
-            account["sent"],
-            account["received"],
-            account["lost"],
-            account["rejected"],
-            tuple(w.path for w in self._written if w.error is None),
-            tuple(shown["failures"]),
-        )
+
+def last_word(shown: Mapping[str, Any]) -> wire.Closed:
+    """What there is to say of a closed run, from its manifest."""
+    account = shown["accounting"]
+    return wire.Closed(
+        shown["run"],
+        True,
+        shown["status"],
+        account["sent"],
+        account["received"],
+        account["lost"],
+        account["rejected"],
+        tuple(written["path"] for written in shown["documents"]),
+        tuple(shown["failures"]),
+    )
 
 
 def replay(directory: Path, names: Iterable[str]) -> list[Path]:

@@ -81,7 +81,9 @@ class Run:
             environment.get("PROV4ML_SPOOL_MODE", ""),
         )
         self._started = self._introduction(claimed.key)
-        self._journal.append(_encode(self._started))
+        first = _encode(self._started)
+        self._journal.append(first)
+        spool.introduce(self._places, self.id, self._journal.who.producer, first)
         self._journal.prologue = self._child_introduction
         self.log_metric = hot.metric_logger(self._journal, self._clock)
         self._service = service.find(environment) if settings.address == "auto" else None
