@@ -111,7 +111,7 @@ def collector(bind: str | None, once: bool, automatic: bool, file: str | None) -
     options: dict[str, dict[str, object]] = {}
     if automatic:
         found = service.find(os.environ)
-        lock = service.take(found)
+        lock = service.inherit(found)
         if lock is None:
             return 0  # another one serves
         address = found.address

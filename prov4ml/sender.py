@@ -241,8 +241,7 @@ class Sender:
                 box.ack(message.next)
         elif isinstance(message, wire.Welcome):
             box.welcome = True
-            if message.next < box.sent or not box.sent:
-                box.rewind(message.next)
+            box.rewind(message.next)  # an ack, too: the one we wait for may have been lost
         else:
             self.refused = message.reason
             log.warning("the collector refuses this run: %s", message.reason)
@@ -266,7 +265,8 @@ class Sender:
 
     def _serve(self) -> bool:
         now = time.monotonic()
-        if self._client is not None and now - self._heard < PATIENCE:
+        patience = PATIENCE if not self._ending else ENDING
+        if self._client is not None and now - self._heard < patience:
             return True
         waiting = self._own.flying or self._ending or not self._own.welcome
         if self._client is not None and not waiting:
@@ -278,9 +278,9 @@ class Sender:
                     self._starts += 1
                     log.warning("no collector after %d starts; see %s", STARTS, self._service.log)
                 return self._client is not None
-            self._start_at = now + min(60.0, 2.0**self._starts)
-            self._starts += 1
-            service.spawn(self._service)
+            if service.spawn(self._service):
+                self._start_at = now + min(60.0, 2.0**self._starts)
+                self._starts += 1
             for box in self._boxes.values():
                 box.welcome = False
         return True

@@ -3,7 +3,9 @@
 One collector serves all processes and runs of one (user, boot, scheduler job or none,
 ``sys.prefix``, prov4ml version, event format).  The hash of that names a lock and a socket in
 ``$XDG_RUNTIME_DIR`` or a 0700 folder below the system temp folder.  The collector holds the
-lock while it serves; who finds it free may start one, and a second one ends at once.
+lock from before it starts to its end: who finds it free takes it, starts a collector and leaves
+it to that one (an flock belongs to the open file, which a child inherits).  So however many
+processes find nobody serving, one collector starts.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from prov4ml import process
 from prov4ml.events import EVENT_FORMAT
 from prov4ml.version import VERSION
 
-__all__ = ["Service", "find", "served", "spawn"]
+__all__ = ["Service", "find", "inherit", "served", "spawn", "take"]
+
+_LOCK_FD = "PROV4ML_LOCK_FD"
 
 
 class Service(msgspec.Struct, frozen=True):
@@ -57,22 +61,19 @@ def find(environment: Mapping[str, str]) -> Service:
 
 
 def served(service: Service) -> bool:
-    """Whether a collector holds the lock now."""
+    """Whether a collector serves now, or is about to."""
     try:
-        fd = os.open(service.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = take(service)
     except OSError:
         return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if fd is None:
         return True
-    finally:
-        os.close(fd)
+    os.close(fd)
     return False
 
 
 def take(service: Service) -> int | None:
-    """Take the lock for as long as the process lives; None when it is taken."""
+    """Take the lock: a file descriptor that holds it until it is closed; None when it is taken."""
     fd = os.open(service.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -82,27 +83,48 @@ def take(service: Service) -> int | None:
     return fd
 
 
-def spawn(service: Service) -> None:
+def inherit(service: Service) -> int | None:
+    """In the collector: the lock that ``spawn`` left to it, or else ``take`` it."""
+    try:
+        fd = int(os.environ.pop(_LOCK_FD, ""))
+        if not os.path.samestat(os.fstat(fd), os.stat(service.lock)):
+            return take(service)
+    except (ValueError, OSError):
+        return take(service)
+    os.set_inheritable(fd, False)
+    return fd
+
+
+def spawn(service: Service) -> bool:
     """Start the collector as a plain program in its own session; nobody waits for it.
 
     A shell starts it and ends at once, so that it is no child of the training process: a
-    program that waits for all of its children must not wait for this one.
+    program that waits for all of its children must not wait for this one.  False: another one
+    serves, or is about to.
     """
-    if os.path.exists(service.log) and service.log.stat().st_size > 1 << 20:
-        service.log.unlink(missing_ok=True)
-    with open(service.log, "ab") as log:
-        subprocess.run(
-            [
-                *("/bin/sh", "-c", '"$@" </dev/null &', "sh"),
-                *(sys.executable, "-P", "-m", "prov4ml", "collector", "--automatic"),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            check=False,
-            env=_environment(),
-        )
+    held = take(service)
+    if held is None:
+        return False
+    try:
+        if os.path.exists(service.log) and service.log.stat().st_size > 1 << 20:
+            service.log.unlink(missing_ok=True)
+        with open(service.log, "ab") as log:
+            subprocess.run(
+                [
+                    *("/bin/sh", "-c", '"$@" </dev/null &', "sh"),
+                    *(sys.executable, "-P", "-m", "prov4ml", "collector", "--automatic"),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                check=False,
+                pass_fds=(held,),
+                env={**_environment(), _LOCK_FD: str(held)},
+            )
+    finally:
+        os.close(held)
+    return True
 
 
 def _environment() -> dict[str, str]:
