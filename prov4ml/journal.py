@@ -25,12 +25,13 @@ from __future__ import annotations
 import mmap
 import os
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import CodeType
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 
@@ -95,6 +96,7 @@ class Journal:
         "dropped_points",
         "dropped_since",
         "introduced",
+        "leaving",
         "limit",
         "lost",
         "owner_pid",
@@ -131,6 +133,7 @@ class Journal:
         self.deferred: deque[Deferred] = deque()
         self.definitions: list[bytes] = []
         self.closed = False
+        self.leaving = False  # the interpreter exits
         self.prologue: Callable[[], bytes] | None = None
         self._reset(who)
         first = self._make(SMALLEST)  # raises: the user can mend it before training starts
@@ -230,7 +233,7 @@ class Journal:
         bytes that must stay free in the reserve.
         """
         if self.closed:
-            raise UsageError("the run has ended: call start_run first")
+            self.late()
         current = self.current
         if not self.introduced:
             return self._introduce(length, metric)
@@ -247,6 +250,12 @@ class Journal:
             if self.position + length <= current.size and not self.reserving:
                 return True
         return self._turn(length, metric, kept)
+
+    def late(self) -> NoReturn:
+        """What a call after the end gets: a thread that outlives the script ends silently."""
+        if self.leaving and threading.current_thread() is not threading.main_thread():
+            raise SystemExit
+        raise UsageError("the run has ended: call start_run first")
 
     def _introduce(self, length: int, metric: bool) -> bool:
         """A forked child's first segment, and its first record."""

@@ -1,20 +1,26 @@
-"""The end of a run in its training process: at most ``exit_timeout`` seconds in all.
+"""The end of runs in their training process: at most ``exit_timeout`` seconds in all.
 
-Delivered: the collector said so, the journal goes.  Not delivered: what is not acked is copied
-into ``<run>/undelivered/<producer>/``, and the line that completes it is printed.  Without a
-collector that is the normal way, and a run of one process completes itself.
+Delivered: the collector said so, the journal goes.  Acked, but the documents are not written
+yet: the collector does that alone.  Not acked: copied into ``<run>/undelivered/<producer>/``, and
+the line that completes it is printed; where even that cannot be done in time, the journal stays
+in the spool.  Without a collector the copy is the normal way, and a run of one process completes
+itself.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from prov4ml import spool, wire
+from prov4ml.segment import NEW
 from prov4ml.talk import say
 
 if TYPE_CHECKING:
@@ -22,28 +28,66 @@ if TYPE_CHECKING:
 
 __all__ = ["leave"]
 
+_PIECE: Final = 1 << 20  # bytes that are copied between two looks at the clock
 
-def leave(run: Run, deadline: float) -> None:
-    """Deliver what is left, or put it where ``prov4ml collect`` finds it."""
+
+def leave(runs: Sequence[Run], begin: float) -> None:
+    """Deliver what is left, or put it where ``prov4ml collect`` finds it.
+
+    All at once, so that several take no longer than one.  ``begin``: when the end began
+    (monotonic s); the last event of each is in its journal.
+    """
+    for run in runs:
+        run._sender.ending()
+    late: list[tuple[Run, _Copy | None]] = []
+    for run in runs:
+        within = run.settings.exit_timeout
+        if run.settings.address != "none" and run._sender.finish(begin + 0.8 * within):
+            run._sender.let_go()
+            _delivered(run, begin + within)
+        else:
+            copy = _Copy(run, begin + within) if run._sender.unacked() else None
+            run._sender.let_go(copy)
+            late.append((run, copy))
+    for run, copy in late:
+        run._sender.join(begin + run.settings.exit_timeout - time.monotonic())
+        if run._sender.closed is not None and run._sender.complete():
+            _delivered(run, 0.0)  # at the last moment
+        else:
+            _undelivered(run, copy, begin + run.settings.exit_timeout)
+
+
+def _delivered(run: Run, deadline: float) -> None:
+    run._sender.join(min(1.0, deadline - time.monotonic()))
+    run._journal.close(remove=True)
+    closed = run._sender.closed
+    if closed is not None and closed.last:
+        _report(run, closed)
+
+
+def _undelivered(run: Run, copy: _Copy | None, deadline: float) -> None:
     sender, journal = run._sender, run._journal
     alone = run.settings.address == "none"
-    delivered = False
-    if not alone:
-        delivered = sender.finish(0.8 * (deadline - time.monotonic())) and sender.complete()
-    if delivered:
-        sender.stop(min(1.0, deadline - time.monotonic()))
-        journal.close(remove=True)
-        if sender.closed is not None and sender.closed.last:
-            _report(run, sender.closed)
-        return
-    sender.stop(min(1.0, 0.1 * run.settings.exit_timeout))
-    copied = _copy_undelivered(run)
-    if copied:
-        journal.close(remove=True)
-    else:
-        journal.close(remove=False)
     command = f"prov4ml collect {run.directory}"
-    if alone and run._where.world_size == 1 and copied:
+    if copy is None:
+        journal.close(remove=True)
+        say(
+            logging.WARNING,
+            f"{run.name}: the collector has all of it, but not written the documents yet; they "
+            f"come into {run.directory}, and should it end before: {command}",
+        )
+        return
+    copy.over = True
+    unacked = sender.unacked()
+    journal.close(remove=copy.done)
+    if not copy.done:
+        where = spool.folder(run._places, run.id)
+        say(
+            logging.WARNING,
+            f"{run.name}: {unacked:,} events are not delivered and stay in the spool, {where} "
+            f"({copy.why}); complete it with: prov4ml recover",
+        )
+    elif alone and run._where.world_size == 1:
         _collect(run, deadline, command)
     elif alone:
         say(
@@ -52,7 +96,11 @@ def leave(run: Run, deadline: float) -> None:
         )
     else:
         why = sender.refused or "the collector did not answer in time"
-        say(logging.WARNING, f"{run.name}: {why}; nothing is lost, complete it with: {command}")
+        say(
+            logging.WARNING,
+            f"{run.name}: {why}; {unacked:,} events lie in {run.directory / 'undelivered'}, "
+            f"nothing is lost, complete it with: {command}",
+        )
 
 
 def _report(run: Run, closed: wire.Closed) -> None:
@@ -67,23 +115,54 @@ def _report(run: Run, closed: wire.Closed) -> None:
         say(logging.WARNING, f"{run.name}: {failure}")
 
 
-def _copy_undelivered(run: Run) -> bool:
-    """Copy every segment of our run's producers that this process answers for."""
-    try:
-        for producer in [run._journal.who.producer, *run._sender.children()]:
-            target = run.directory / "undelivered" / producer.hex()
-            paths = spool.segments(run._places, run.id, producer)
-            if paths:
-                target.mkdir(parents=True, exist_ok=True)
+class _Copy:
+    """Copies every segment of the producers that this process answers for; on the sender thread.
+
+    ``done`` once all of it is in its place, synced; ``why`` says what was in the way.
+    """
+
+    def __init__(self, run: Run, deadline: float) -> None:
+        self.done = False
+        self.over = False  # nobody waits any more
+        self.why = f"{run.directory} did not take them in time"
+        self._run = run
+        self._deadline = deadline
+
+    def __call__(self) -> None:
+        run = self._run
+        try:
+            for producer in [run._journal.who.producer, *run._sender.children()]:
+                self._copy(producer)
+        except OSError as error:
+            self.why = str(error)
+        else:
+            self.done = not self.over
+
+    def _copy(self, producer: bytes) -> None:
+        run = self._run
+        paths = spool.segments(run._places, run.id, producer)
+        if not paths:
+            return
+        who = run._journal.who
+        target = run.directory / "undelivered" / producer.hex()
+        made = target.with_name(f"{target.name}.{who.pid}.{who.pid_start}{NEW}")
+        try:
+            made.mkdir(parents=True, exist_ok=True)
             for path in paths:
-                shutil.copyfile(path, target / path.name)
-    except OSError as error:
-        say(
-            logging.WARNING,
-            f"{run.name}: the journal stays in the spool ({error}): prov4ml recover",
-        )
-        return False
-    return True
+                self._copy_file(path, made / path.name)
+            os.rename(made, target)
+        except OSError:
+            shutil.rmtree(made, ignore_errors=True)
+            raise
+
+    def _copy_file(self, source: Path, target: Path) -> None:
+        with open(source, "rb") as whole, open(target, "wb") as copy:
+            while piece := whole.read(_PIECE):
+                if self.over or time.monotonic() > self._deadline:
+                    raise TimeoutError(self.why)
+                copy.write(piece)
+            copy.flush()
+            os.fsync(copy.fileno())
 
 
 def _collect(run: Run, deadline: float, command: str) -> None:

@@ -307,11 +307,9 @@ class Run:
         ``error`` is the exception that ended the run (``with`` passes it).  Ending a run that
         has ended does nothing.
         """
-        if self._ended is not None or self._pid != os.getpid():
+        if not self.active:
             return
-        if status is None:
-            status, exit_code = _status_of(error)
-        kind = None if error is None or status == "finished" else type(error).__name__
+        begin = time.monotonic()
         changes = _sink_changes(
             self.settings.sinks,
             dot=create_graph,
@@ -319,16 +317,39 @@ class Run:
             rocrate=create_ro_crate,
             card=create_card,
         )
-        deadline = time.monotonic() + self.settings.exit_timeout
-        self._sender.recorded(0.4 * self.settings.exit_timeout)
-        self._sender.catch_up(0.2 * self.settings.exit_timeout)
-        self._ended = status
+        self.log_end(begin, error=error, status=status, exit_code=exit_code, changes=changes)
+        leave([self], begin)
+
+    def log_end(
+        self,
+        begin: float,
+        *,
+        error: BaseException | None = None,
+        status: str | None = None,
+        exit_code: int | None = None,
+        changes: tuple[str, ...] = (),
+        exiting: bool = False,
+    ) -> None:
+        """The first part of ``end_run``, begun at ``begin`` (monotonic s): take the last event.
+
+        ``exiting``: with the interpreter.  ``leaving.leave`` is the other part.
+        """
+        if status is None:
+            status, exit_code = _status_of(error)
+        kind = None if error is None or status == "finished" else type(error).__name__
         message = None if kind is None else _short(str(error), 2000)
+        within = self.settings.exit_timeout
+        self._sender.recorded(begin + 0.4 * within - time.monotonic())
+        self._sender.catch_up(begin + 0.6 * within)
+        self._ended = status
+        self._journal.leaving = exiting
         ended = ev.Ended(self._clock.now(), status, exit_code, kind, message, changes)
         # A thread that still logs is told, instead of logging into nothing.
         self._journal.end(_encode(ended))
-        self.log_metric = _over
-        leave(self, deadline)
+        self.log_metric = self._late
+
+    def _late(self, *_: Any, **__: Any) -> None:
+        self._journal.late()
 
     # ---------------------------------------------------------------------------- inside
 
@@ -338,8 +359,8 @@ class Run:
             raise UsageError(
                 f"{type(event).__name__} has {len(record):,} bytes; an event holds 65,536"
             )
-        if self._ended is not None and not isinstance(event, ev.Ended):
-            _over()
+        if self._ended is not None:
+            self._journal.late()
         self._journal.append(record)
 
     def _path(self, context: Any) -> tuple[str, ...]:
@@ -515,10 +536,6 @@ class Run:
         facts: dict[str, ev.Scalar] = {"python": origin.python(), "packages": len(found)}
         title = f"Python {origin.python()}, {len(found)} packages"
         self._occurrence(n, "environment", title, handed, None, (), None, "used", facts)
-
-
-def _over(*_: Any, **__: Any) -> None:
-    raise UsageError("the run has ended: call start_run first")
 
 
 def _short(text: str, most: int = 100) -> str:

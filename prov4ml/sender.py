@@ -34,6 +34,7 @@ __all__ = ["Sender"]
 
 TICK: Final = 0.05  # s between looks at the journal
 PATIENCE: Final = 2.0  # s without an answer until hello is said again
+ENDING: Final = 0.2  # s without an answer until an ending run sees whether anybody serves
 WINDOW: Final = 32 << 20  # bytes on the way without an ack
 CHILDREN: Final = 1.0  # s between looks for children's journals
 STARTS: Final = 10  # collectors that one sender starts at most
@@ -67,6 +68,7 @@ class Sender:
         self._said_ending = False
         self._unsaid = False  # a hello that could not be sent yet
         self._stop = False
+        self._last: Callable[[], None] | None = None
         self._done = threading.Event()
         self._recorded = threading.Event()
         self._kick = threading.Event()  # where there is no socket to wait on
@@ -87,11 +89,13 @@ class Sender:
         """Wait until what the run came from is recorded; before the end is."""
         return self._recorded.wait(max(0.0, timeout))
 
-    def catch_up(self, timeout: float) -> None:
-        """Wait until what forked children have committed is acked; before our own end is logged."""
+    def catch_up(self, until: float) -> None:
+        """Wait until what forked children have committed is acked; before our own end is logged.
+
+        No longer than ``until`` (monotonic s).
+        """
         if self.address == "none":
             return
-        until = time.monotonic() + timeout
         looks = self._looks
         self._looked = 0.0
         self._wake()
@@ -101,19 +105,30 @@ class Sender:
                 return
             time.sleep(0.005)
 
-    def finish(self, timeout: float) -> bool:
-        """Wait until everything is acked and, for the last rank, the documents are written.
-
-        The run's end must have been logged before.  False: the time was up.
-        """
+    def ending(self) -> None:
+        """The run's end has been logged: ship it, and ask for the collector's last word."""
         self._ending = True
         self._wake()
-        return self._done.wait(max(0.0, timeout))
 
-    def stop(self, timeout: float) -> None:
-        """Let the thread go; it ends by itself soon."""
+    def finish(self, until: float) -> bool:
+        """Wait until everything is acked and, for the last rank, the documents are written.
+
+        After ``ending``.  False: it was ``until`` (monotonic s), or the collector refuses.
+        """
+        while self.refused is None and (left := until - time.monotonic()) > 0:
+            if self._done.wait(min(left, 0.1)):
+                break
+        return self._done.is_set() and self.complete()
+
+    def let_go(self, last: Callable[[], None] | None = None) -> None:
+        """Stop the thread soon.  ``last``: done by it before it ends, so that nobody waits for
+        a file system that hangs longer than he wants to."""
+        self._last = last
         self._stop = True
         self._wake()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the thread, after ``let_go``."""
         self._thread.join(max(0.0, timeout))
 
     @property
@@ -125,9 +140,14 @@ class Sender:
         """Producers of forked children found so far."""
         return [producer for producer in self._boxes if producer != self._own.producer]
 
+    def unacked(self) -> int:
+        """Events of ours and of our children that are not safe in the event log."""
+        boxes = list(self._boxes.values())
+        return sum(max(0, box.committed() - box.acked) for box in boxes)
+
     def complete(self) -> bool:
         """Whether everything, of our children too, is acked."""
-        return all(box.acked >= box.committed() for box in self._boxes.values())
+        return not self.unacked()
 
     def _wake(self) -> None:
         self._kick.set()
@@ -140,17 +160,21 @@ class Sender:
     def _run(self) -> None:
         try:
             self._record()
-        except Exception as error:  # whatever it is, the training goes on
+        except (Exception, SystemExit) as error:  # whatever it is, the training goes on
             log.warning("what this run came from is incomplete: %s", error)
         self._recorded.set()
         while not self._stop and not self._done.is_set():
             try:
                 self._cycle()
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # SystemExit: a late call at the exit
                 log.warning("sender: %s: %s", type(error).__name__, error)
                 self._disconnect()
                 self._rest(1.0)
         self._disconnect()
+        while not self._stop:
+            self._rest(1.0)
+        if self._last is not None:
+            self._last()
 
     def _cycle(self) -> None:
         self.journal.prepare()
