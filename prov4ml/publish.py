@@ -43,6 +43,7 @@ _SNAPSHOT: Final = 60.0  # s between documents of a running run
 _CHANGED: Final = 5.0  # s after a change of the ranks' status
 _PATIENCE: Final = 20  # times the last rendering that pass before the next
 _SINKS: Final = 5.0  # s that stream sinks get at the end
+_UNHURRIED: Final = 60.0  # s in which they must get on, where no training process waits
 
 
 def take(of: state.RunState, frame: Frame) -> None:
@@ -228,18 +229,26 @@ class Publisher:
 
     # ------------------------------------------------------------------------------- end
 
-    def close(self) -> wire.Closed:
-        """Seal the outputs, end the run, write the documents; the log is closed and packed."""
+    def close(self, *, hurry: bool = True) -> wire.Closed:
+        """Seal the outputs, end the run, write the documents; the log is closed.
+
+        ``hurry``: a training process waits, so that stream sinks get ``_SINKS`` seconds in all.
+        """
         taken = salvage.append_undelivered(self.log, self.directory)
         self.log.sync()
         self.follow()
-        deadline = time.monotonic() + _SINKS
+        deadline = time.monotonic() + (_SINKS if hurry else _UNHURRIED)
         for feed in self._feeds or ():
             feed.finish()
         for feed in self._feeds or ():
-            if not feed.done.wait(max(0.0, deadline - time.monotonic())):
-                text = "unfinished: too slow at the end of the run; prov4ml replay takes it up"
-                self._emit(ev.SinkFailed(time.time_ns(), feed.name, text))
+            before = -1
+            while not feed.done.wait(max(0.0, deadline - time.monotonic())):
+                if hurry or feed.position == before:
+                    text = "unfinished: too slow at the end of the run; prov4ml replay takes it up"
+                    feed.give_up()
+                    self._emit(ev.SinkFailed(time.time_ns(), feed.name, text))
+                    break
+                before, deadline = feed.position, time.monotonic() + _UNHURRIED
         numbers = state.attempts(self.state)
         self._emit(ev.RunEnded(time.time_ns(), numbers[-1] if numbers else 1))
         self.log.sync()

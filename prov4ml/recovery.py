@@ -133,7 +133,7 @@ def collect(directory: Path, places: list[Path]) -> wire.Closed:
             log.sync()
             publisher.follow()
             _bury(publisher, taken)
-            closed = publisher.close()
+            closed = publisher.close(hurry=False)
         else:
             closed = last_word(shown)
     finally:
