@@ -9,6 +9,7 @@ itself.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -35,60 +36,52 @@ def leave(runs: Sequence[Run], begin: float) -> None:
     """Deliver what is left, or put it where ``prov4ml collect`` finds it.
 
     All at once, so that several take no longer than one.  ``begin``: when the end began
-    (monotonic s); the last event of each is in its journal.
+    (monotonic s); the last event of each is in its journal.  What touches a disk is done by the
+    senders' threads, so that a slow one is not waited for beyond the bound.
     """
     for run in runs:
         run._sender.ending()
-    late: list[tuple[Run, _Copy | None]] = []
+    parting: list[_Parting] = []
     for run in runs:
         within = run.settings.exit_timeout
-        if run.settings.address != "none" and run._sender.finish(begin + 0.8 * within):
-            run._sender.let_go()
-            _delivered(run, begin + within)
+        if run.settings.address != "none":
+            run._sender.finish(begin + 0.8 * within)
+        parting.append(_Parting(run, begin + within))
+        run._sender.let_go(parting[-1])
+    for part in parting:
+        part.run._sender.join(part.deadline - time.monotonic())
+        part.over = True
+        if part.copied is None:
+            _delivered(part.run)
         else:
-            copy = _Copy(run, begin + within) if run._sender.unacked() else None
-            run._sender.let_go(copy)
-            late.append((run, copy))
-    for run, copy in late:
-        run._sender.join(begin + run.settings.exit_timeout - time.monotonic())
-        if run._sender.closed is not None and run._sender.complete():
-            _delivered(run, 0.0)  # at the last moment
-        else:
-            _undelivered(run, copy, begin + run.settings.exit_timeout)
+            _undelivered(part)
 
 
-def _delivered(run: Run, deadline: float) -> None:
-    run._sender.join(min(1.0, deadline - time.monotonic()))
-    run._journal.close(remove=True)
+def _delivered(run: Run) -> None:
     closed = run._sender.closed
-    if closed is not None and closed.last:
-        _report(run, closed)
-
-
-def _undelivered(run: Run, copy: _Copy | None, deadline: float) -> None:
-    sender, journal = run._sender, run._journal
-    alone = run.settings.address == "none"
-    command = f"prov4ml collect {run.directory}"
-    if copy is None:
-        journal.close(remove=True)
+    if closed is None:
         say(
             logging.WARNING,
             f"{run.name}: the collector has all of it, but not written the documents yet; they "
-            f"come into {run.directory}, and should it end before: {command}",
+            f"come into {run.directory}, and should it end before: prov4ml collect {run.directory}",
         )
-        return
-    copy.over = True
-    unacked = sender.unacked()
-    journal.close(remove=copy.done)
-    if not copy.done:
+    elif closed.last:
+        _report(run, closed)
+
+
+def _undelivered(part: _Parting) -> None:
+    run, sender = part.run, part.run._sender
+    alone = run.settings.address == "none"
+    command = f"prov4ml collect {run.directory}"
+    if not part.copied:
         where = spool.folder(run._places, run.id)
         say(
             logging.WARNING,
-            f"{run.name}: {unacked:,} events are not delivered and stay in the spool, {where} "
-            f"({copy.why}); complete it with: prov4ml recover",
+            f"{run.name}: {part.unacked:,} events are not delivered and stay in the spool, {where} "
+            f"({part.why}); complete it with: prov4ml recover",
         )
     elif alone and run._where.world_size == 1:
-        _collect(run, deadline, command)
+        _collect(run, part.deadline, command)
     elif alone:
         say(
             logging.INFO,
@@ -98,7 +91,7 @@ def _undelivered(run: Run, copy: _Copy | None, deadline: float) -> None:
         why = sender.refused or "the collector did not answer in time"
         say(
             logging.WARNING,
-            f"{run.name}: {why}; {unacked:,} events lie in {run.directory / 'undelivered'}, "
+            f"{run.name}: {why}; {part.unacked:,} events lie in {run.directory / 'undelivered'}, "
             f"nothing is lost, complete it with: {command}",
         )
 
@@ -115,31 +108,36 @@ def _report(run: Run, closed: wire.Closed) -> None:
         say(logging.WARNING, f"{run.name}: {failure}")
 
 
-class _Copy:
-    """Copies every segment of the producers that this process answers for; on the sender thread.
+class _Parting:
+    """The last thing that a sender's thread does: see to the journal, as far as it is not acked.
 
-    ``done`` once all of it is in its place, synced; ``why`` says what was in the way.
+    ``copied``: None when all was acked, else whether every segment of the producers that this
+    process answers for is in its place, synced; ``why`` says what was in the way.
     """
 
     def __init__(self, run: Run, deadline: float) -> None:
-        self.done = False
+        self.run = run
+        self.deadline = deadline
+        self.unacked = run._sender.unacked()
+        self.copied: bool | None = False if self.unacked else None
         self.over = False  # nobody waits any more
         self.why = f"{run.directory} did not take them in time"
-        self._run = run
-        self._deadline = deadline
 
     def __call__(self) -> None:
-        run = self._run
-        try:
-            for producer in [run._journal.who.producer, *run._sender.children()]:
-                self._copy(producer)
-        except OSError as error:
-            self.why = str(error)
+        run = self.run
+        if run._sender.complete():  # perhaps at the last moment
+            self.copied = None
         else:
-            self.done = not self.over
+            try:
+                for producer in [run._journal.who.producer, *run._sender.children()]:
+                    self._copy(producer)
+                self.copied = not self.over
+            except OSError as error:
+                self.why = str(error)
+        run._journal.close(remove=self.copied is not False)
 
     def _copy(self, producer: bytes) -> None:
-        run = self._run
+        run = self.run
         paths = spool.segments(run._places, run.id, producer)
         if not paths:
             return
@@ -153,12 +151,14 @@ class _Copy:
             os.rename(made, target)
         except OSError:
             shutil.rmtree(made, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                made.parent.rmdir()
             raise
 
     def _copy_file(self, source: Path, target: Path) -> None:
         with open(source, "rb") as whole, open(target, "wb") as copy:
             while piece := whole.read(_PIECE):
-                if self.over or time.monotonic() > self._deadline:
+                if self.over or time.monotonic() > self.deadline:
                     raise TimeoutError(self.why)
                 copy.write(piece)
             copy.flush()
