@@ -10,6 +10,7 @@ from typing import Any
 
 from prov4ml import config, hot
 from prov4ml import events as ev
+from prov4ml.handover import Handed
 from prov4ml.run import Run
 
 __all__ = ["DisabledRun"]
@@ -23,6 +24,9 @@ class _NoJournal:
     table = b""
     series = 0
     sent = 0
+
+    def __init__(self) -> None:
+        self.definitions: list[bytes] = []  # one for each series
 
     def append(self, record: bytes) -> None:
         pass
@@ -51,8 +55,8 @@ class DisabledRun(Run):
     def _append(self, event: ev.ClientEvent) -> None:
         pass
 
-    def _guarded(self, hand_over: Any) -> Any:
-        return None
+    def _guarded(self, *_: Any) -> Handed:
+        return Handed(None, None)
 
     def _file_occurrence(self, *_: Any, **__: Any) -> int:
         return 0
