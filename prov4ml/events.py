@@ -178,6 +178,7 @@ class Artifact(_Base, frozen=True, tag=8):
     epoch: int | None = None
     use: str = ""
     attributes: dict[str, Scalar] = {}
+    error: str | None = None  # why there is no copy although there should be one: a full disk
 
 
 class Split(_Base, frozen=True, tag=9):

@@ -16,7 +16,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import msgspec
 
@@ -29,12 +29,16 @@ _FICLONE: Final = 0x40049409
 
 
 class Handed(msgspec.Struct, frozen=True):
-    """A file in ``.incoming``: its name there, size (bytes), time of change (ns), media type."""
+    """A file in ``.incoming``: its name there, size (bytes), time of change (ns), media type.
 
-    incoming: str
-    size: int
-    mtime: int | None
-    media_type: str | None
+    ``error`` says why there is none.
+    """
+
+    incoming: str | None
+    size: int | None
+    mtime: int | None = None
+    media_type: str | None = None
+    error: str | None = None
 
 
 def hand_over_file(path: Path, incoming: Path, name: str) -> Handed:
@@ -55,8 +59,14 @@ def hand_over_file(path: Path, incoming: Path, name: str) -> Handed:
 
 
 def hand_over_bytes(data: bytes, incoming: Path, name: str, kind: str | None) -> Handed:
+    """Write bytes down.  Raises ``OSError``."""
     incoming.mkdir(parents=True, exist_ok=True)
-    (incoming / name).write_bytes(data)
+    target = incoming / name
+    try:
+        target.write_bytes(data)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
     return Handed(name, len(data), None, kind)
 
 
@@ -72,7 +82,7 @@ def save_model(model: Any, incoming: Path, name: str) -> tuple[Handed, dict[str,
 
     A path is copied; bytes are written; a torch module or state dict is saved with
     ``torch.save`` (its state dict); anything else is pickled.  Raises ``UsageError`` for what
-    cannot be saved.
+    cannot be saved, ``OSError`` when the disk does not take it.
     """
     if isinstance(model, (str, os.PathLike)):
         path = Path(model)
@@ -99,18 +109,41 @@ def save_model(model: Any, incoming: Path, name: str) -> tuple[Handed, dict[str,
     return handed, {"format": "pickle", "class": _class(model)}
 
 
+class _Output:
+    """A file that remembers what the disk said: ``torch.save`` makes something else of it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
 def _write(save: Callable[[Any], Any], incoming: Path, name: str) -> Handed:
     incoming.mkdir(parents=True, exist_ok=True)
     target = incoming / name
     try:
         with open(target, "wb") as file:
-            save(file)
-    except OSError:
+            output = _Output(file)
+            try:
+                save(output)
+            except Exception as error:
+                if output.error is not None:
+                    raise output.error from None
+                if isinstance(error, OSError):
+                    raise
+                raise UsageError(f"model: cannot be saved: {error}") from error
+    except BaseException:
         target.unlink(missing_ok=True)
         raise
-    except Exception as error:
-        target.unlink(missing_ok=True)
-        raise UsageError(f"model: cannot be saved: {error}") from error
     return Handed(name, target.stat().st_size, None, "application/octet-stream")
 
 

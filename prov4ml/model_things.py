@@ -356,8 +356,9 @@ def _facts(a: ev.Artifact, label: str, outcome: ev.Stored | None) -> Attributes:
     if outcome is None or outcome.sha256 is None:  # no content entity: what is known stands here
         if a.size is not None:
             made.append(("p4:size", a.size))
-        if outcome is not None and outcome.error is not None:
-            made.append(("p4:notStored", outcome.error))
+        error = a.error if outcome is None else outcome.error
+        if error is not None:
+            made.append(("p4:notStored", error))
     if a.mtime is not None:
         made.append(("dcterms:modified", Time(a.mtime)))
     return tuple(made)

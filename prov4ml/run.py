@@ -8,12 +8,13 @@ none waits for another process.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -139,10 +140,10 @@ class Run:
         data = text.encode()
         n = next(self._numbers)
         handed = self._guarded(
-            lambda: handover.hand_over_bytes(data, self._incoming, self._file(n), "text/plain")
+            f"the value of {name!r}",
+            lambda: handover.hand_over_bytes(data, self._incoming, self._file(n), "text/plain"),
         )
-        if handed is not None:
-            self._occurrence(n, "parameter", name, handed, None, (), None, "", {})
+        self._occurrence(n, "parameter", name, handed, None, (), None, "", {})
         digest = hashlib.sha256(data).hexdigest()
         self._append(ev.Param(self._clock.now(), name, datatype, digest, n))
 
@@ -261,11 +262,16 @@ class Run:
         at = self._path(context)
         step = None if step is None else hot.whole("step", step)
         n = next(self._numbers)
-        saved = self._guarded(lambda: handover.save_model(model, self._incoming, self._file(n)))
-        if saved is not None:
-            handed, facts = saved
-            place = os.fspath(model) if isinstance(model, (str, os.PathLike)) else None
-            self._occurrence(n, kind, name, handed, place, at, step, "generated", facts)
+        facts: dict[str, ev.Scalar] = {}
+
+        def save() -> handover.Handed:
+            handed, told = handover.save_model(model, self._incoming, self._file(n))
+            facts.update(told)
+            return handed
+
+        handed = self._guarded(f"the model {name!r}", save)
+        place = os.fspath(model) if isinstance(model, (str, os.PathLike)) else None
+        self._occurrence(n, kind, name, handed, place, at, step, "generated", facts)
 
     # ------------------------------------------------------------------------ questions
 
@@ -346,13 +352,13 @@ class Run:
     def _file(self, n: int) -> str:
         return f"{self._journal.who.producer.hex()}-{n}"
 
-    def _guarded(self, hand_over: Any) -> Any:
-        """The result, or None when the run directory's disk would not take it: training goes on."""
+    def _guarded(self, what: str, hand_over: Callable[[], handover.Handed]) -> handover.Handed:
+        """What was handed over; or why not, when the run directory's disk would not take it."""
         try:
             return hand_over()
-        except OSError as error:
-            log.warning("not kept: %s", error)
-            return None
+        except OSError as error:  # training goes on
+            log.warning("%s is not kept: %s", what, error)
+            return handover.Handed(None, None, error=error.strerror or str(error))
 
     def _file_occurrence(
         self,
@@ -369,15 +375,14 @@ class Run:
         if not copy:
             status = path.stat()
             media = handover.media_type(path.name)
-            handed = handover.Handed("", status.st_size, status.st_mtime_ns, media)
+            handed = handover.Handed(None, status.st_size, status.st_mtime_ns, media)
         else:
-            try:
-                handed = handover.hand_over_file(path, self._incoming, self._file(n))
-            except PermissionError as error:
-                raise UsageError(f"cannot read {str(path)!r}: {error}") from None
-            except OSError as error:
-                log.warning("%s is not kept: %s", path, error)
-                handed = handover.Handed("", 0, None, None)
+            if not os.access(path, os.R_OK):
+                raise UsageError(f"cannot read {str(path)!r}: {os.strerror(errno.EACCES)}")
+            handed = self._guarded(
+                str(path),
+                lambda: handover.hand_over_file(path, self._incoming, self._file(n)),
+            )
         place = str(path) if copy else str(path.absolute())
         self._occurrence(n, kind, name, handed, place, at, step, use, facts)
         return n
@@ -412,7 +417,7 @@ class Run:
                 kind,
                 name,
                 location,
-                handed.incoming or None,
+                handed.incoming,
                 handed.size,
                 handed.mtime,
                 handed.media_type,
@@ -421,6 +426,7 @@ class Run:
                 None,
                 use,
                 facts,
+                handed.error,
             )
         )
 
@@ -507,8 +513,11 @@ class Run:
         found = origin.packages(sys.path)
         n = next(self._numbers)
         text = "".join(f"{line}\n" for line in found)
-        handed = handover.hand_over_bytes(
-            text.encode(), self._incoming, self._file(n), "text/plain"
+        handed = self._guarded(
+            "the list of packages",
+            lambda: handover.hand_over_bytes(
+                text.encode(), self._incoming, self._file(n), "text/plain"
+            ),
         )
         facts: dict[str, ev.Scalar] = {"python": origin.python(), "packages": len(found)}
         title = f"Python {origin.python()}, {len(found)} packages"
