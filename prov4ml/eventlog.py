@@ -7,10 +7,14 @@ A file is a 40-byte header and frames; a frame is a 36-byte head (length, crc32,
 first sequence, count) and the batch as received.  Reading stops at the first bad frame of the
 last file; a bad frame earlier ends its file and is counted.  Frames are numbered through from
 0; cursors are frame numbers.  ``append`` may be called from several threads.
+
+An ``OSError`` (a full disk) leaves the log as it was: the call can be repeated, later, by anybody.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import gzip
 import os
@@ -18,7 +22,7 @@ import struct
 import threading
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Final, cast
 
@@ -26,7 +30,7 @@ import msgspec
 
 from prov4ml.errors import FormatError, UsageError
 
-__all__ = ["SEGMENT", "EventLog", "Frame", "Reader"]
+__all__ = ["SEGMENT", "EventLog", "Frame", "Held", "Reader"]
 
 MAGIC: Final = b"P4MLLOG1"
 SEGMENT: Final = 64 << 20
@@ -47,12 +51,20 @@ class Frame(msgspec.Struct, frozen=True):
     batch: bytes
 
 
+class Held(UsageError):
+    """Nobody may write the log now: the run is being closed, by us or by another collector."""
+
+
 class EventLog:
     """The writer.  Opening it continues an existing log and cuts a torn frame off its end.
 
     ``frames`` counts the frames, ``synced`` those that a power cut leaves.
-    ``next`` holds the next sequence of each producer.  Raises ``UsageError`` while another
-    collector writes it.
+    ``next`` holds the next sequence of each producer.  Raises ``Held`` while another collector
+    writes it.
+
+    When a sync fails, nobody knows which of the frames since the last one are on the disk (and
+    the next sync may well succeed): they are taken back, and ``taken_back`` counts that.  None of
+    them was acked, so each comes again.
     """
 
     def __init__(self, directory: Path, run: str) -> None:
@@ -61,13 +73,25 @@ class EventLog:
         self.next: dict[bytes, int] = {}
         self.frames = 0
         self.synced = 0
+        self.taken_back = 0
+        self.finished = False
         self._lock = threading.Lock()
+        self._before: dict[bytes, int | None] = {}  # ``next`` at the last sync, where it changed
         directory.mkdir(parents=True, exist_ok=True)
         self._guard = _lock(directory)
+        try:
+            self._continue()
+        except BaseException:
+            os.close(self._guard)
+            raise
+
+    def _continue(self) -> None:
+        directory = self.directory
         reader = Reader(directory)
         for frame in reader:
             self._count(frame.producer, frame.first, frame.count)
         self.frames = self.synced = reader.number
+        self._before.clear()
         files = _files(directory)
         tail = files[-1] if files else None
         if tail is not None and tail.suffix == ".log" and tail != reader.path:
@@ -83,35 +107,50 @@ class EventLog:
         self._file: IO[bytes] = open(tail, "r+b", buffering=0)
         self._file.truncate(reader.end)
         self._file.seek(reader.end)
-        self._size = reader.end
+        self._size = self._safe = reader.end
 
     def _count(self, producer: bytes, first: int, count: int) -> None:
         if count:
-            self.next[producer] = max(self.next.get(producer, 0), first + count)
+            known = self.next.get(producer)
+            self._before.setdefault(producer, known)
+            self.next[producer] = max(known or 0, first + count)
 
     def _begin(self) -> None:
         path = self.directory / f"{self.frames:012d}.log"
-        self._file = open(path, "xb", buffering=0)
         header = _HEADER.pack(MAGIC, 1, 0, uuid.UUID(self.run).bytes, self.frames)
-        self._file.write(header)
-        self._size = len(header)
+        file = open(path, "xb", buffering=0)
+        try:
+            _write(file, header)
+        except OSError:
+            file.close()
+            path.unlink()
+            raise
+        self._file = file
+        self._size = self._safe = len(header)
 
-    def append(self, producer: bytes, first: int, count: int, batch: bytes) -> int:
-        """Write one frame (not yet synced) and give back its number.  Raises ``OSError``."""
+    def append(
+        self, producer: bytes, first: int, count: int, batch: bytes, *, last: bool = False
+    ) -> int:
+        """Write one frame (not yet synced) and give back its number.
+
+        Raises ``OSError``, and ``Held`` once it is finished, or after a frame that is ``last``
+        for another that is not.
+        """
         rest = _REST.pack(producer, first, count)
         crc = zlib.crc32(batch, zlib.crc32(rest))
         data = b"".join((struct.pack("<II", len(batch), crc), rest, batch))
         with self._lock:
+            if self._file.closed or (self.finished and not last):
+                raise Held(f"{self.directory} is finished")
             if self._size > SEGMENT:
                 self._turn()
             try:
-                written = self._file.write(data)
-                if written != len(data):
-                    raise OSError(28, "the event log's disk is full")
+                _write(self._file, data)
             except OSError:
                 self._file.truncate(self._size)  # a torn frame would hide all that follow
                 self._file.seek(self._size)
                 raise
+            self.finished = last
             self._size += len(data)
             number = self.frames
             self.frames += 1
@@ -119,25 +158,69 @@ class EventLog:
         return number
 
     def _turn(self) -> None:
-        os.fdatasync(self._file.fileno())
-        self._file.close()
+        self._sync()
+        old = self._file
         self._begin()
+        old.close()
 
     def sync(self) -> int:
         """Make everything appended so far safe; gives back how many frames are."""
         with self._lock:
-            frames, number = self.frames, self._file.fileno()
-            os.fdatasync(number)
-            self.synced = frames
-        return frames
+            self._sync()
+            return self.synced
+
+    def _sync(self) -> None:
+        if self._file.closed:
+            return
+        try:
+            os.fdatasync(self._file.fileno())
+        except OSError:
+            self._take_back()
+            raise
+        self.synced = self.frames
+        self._safe = self._size
+        self._before.clear()
+
+    def _take_back(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.truncate(self._safe)
+        self._file.seek(self._safe)
+        self._size = self._safe
+        self.frames = self.synced
+        for producer, known in self._before.items():
+            if known is None:
+                del self.next[producer]
+            else:
+                self.next[producer] = known
+        self._before.clear()
+        self.taken_back += 1
+
+    def finish(self) -> None:
+        """Nothing more is written; nobody else may write before ``close``.
+
+        Raises ``OSError``, and is finished all the same.
+        """
+        with self._lock:
+            try:
+                self._sync()
+            finally:
+                self._file.close()
 
     def close(self) -> None:
-        with self._lock:
-            if not self._file.closed:
-                os.fdatasync(self._file.fileno())
-                self.synced = self.frames
-                self._file.close()
-                os.close(self._guard)  # lets the next writer in
+        """Let the next writer in.  Raises ``OSError``, and is closed all the same."""
+        try:
+            self.finish()
+        finally:
+            with self._lock:
+                if self._guard >= 0:
+                    os.close(self._guard)
+                    self._guard = -1
+
+
+def _write(file: IO[bytes], data: bytes) -> None:
+    """Write all of it.  Raises ``OSError``; then some of it may be there."""
+    if file.write(data) != len(data):
+        raise OSError(errno.ENOSPC, "the event log's disk is full")
 
 
 def _lock(directory: Path) -> int:
@@ -147,24 +230,32 @@ def _lock(directory: Path) -> int:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
-        raise UsageError(f"another collector writes {directory}") from None
+        raise Held(f"another collector writes {directory}") from None
     return fd
 
 
-def compress(directory: Path) -> None:
-    """Seal all files of a log that nobody writes any more."""
+def compress(directory: Path, stop: Callable[[], bool] = lambda: False) -> None:
+    """Seal all files of a log that nobody writes any more.  Raises ``OSError``; nothing is lost.
+
+    ``stop``: asked often; somebody wants to go on with the log, sealed or not.
+    """
     for path in _files(directory):
         if path.suffix != ".log":
             continue
         sealed = path.with_name(path.name + ".gz")
         beside = sealed.with_name(sealed.name + ".tmp")
-        with open(path, "rb") as source, open(beside, "wb") as raw:
-            with gzip.GzipFile("", "wb", 6, raw, mtime=0) as target:
-                while part := source.read(1 << 20):
-                    target.write(part)
-            raw.flush()
-            os.fsync(raw.fileno())
-        os.replace(beside, sealed)
+        try:
+            with open(path, "rb") as source, open(beside, "wb") as raw:
+                with gzip.GzipFile("", "wb", 6, raw, mtime=0) as target:
+                    while not stop() and (part := source.read(1 << 20)):
+                        target.write(part)
+                raw.flush()
+                os.fsync(raw.fileno())
+            if stop():
+                return
+            os.replace(beside, sealed)
+        finally:
+            beside.unlink(missing_ok=True)
         path.unlink()
 
 
@@ -221,9 +312,12 @@ class Reader:
         if not files:
             return False
         path = files[0]
-        file: IO[bytes] = cast(
-            "IO[bytes]", gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
-        )
+        try:
+            file: IO[bytes] = cast(
+                "IO[bytes]", gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
+            )
+        except FileNotFoundError:  # compressed since we looked, or a turn that found no room
+            return path not in _files(self.directory) and self._open()
         header = _read(file, _HEADER.size)
         if len(header) < _HEADER.size:
             file.close()
