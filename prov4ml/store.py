@@ -5,21 +5,28 @@ Hashing is done here, on the node's collector, never in the training process.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from prov4ml import process
+from prov4ml.errors import no_room
 from prov4ml.events import Artifact, Stored
 from prov4ml.state import Producer
 
-__all__ = ["digest", "keep"]
+__all__ = ["digest", "keep", "taken", "tidy"]
 
 
 def keep(directory: Path, producer: Producer, artifact: Artifact, time: int) -> Stored:
-    """Store what was handed over, or hash what was only referred to; never raises ``OSError``.
+    """Store what was handed over, or hash what was only referred to.
+
+    Raises ``OSError`` when there is no room, and can be called again.
 
     The name of the copy came over the wire: only the one that belongs to the occurrence counts.
+    The copy stays under that name, too, until the log has what became of it (``taken``): whoever
+    dies in between, or finds the log's disk full, leaves all that is needed to say it again.
     """
 
     def failed(reason: str) -> Stored:
@@ -34,14 +41,43 @@ def keep(directory: Path, producer: Producer, artifact: Artifact, time: int) -> 
         sha256, size = digest(copy)
         place = directory / "artifacts" / sha256[:2] / sha256
         place.parent.mkdir(exist_ok=True)
-        if place.exists():
-            copy.unlink()
-        else:
-            os.replace(copy, place)
+        if not place.exists():
+            _name(copy, place)
         path = place.relative_to(directory).as_posix()
         return Stored(time, producer.id, artifact.n, sha256, size, path)
     except OSError as error:
+        if no_room(error):
+            raise
         return failed(error.strerror or str(error))
+
+
+def _name(copy: Path, place: Path) -> None:
+    """Give a file a second name; where the file system has none, another one."""
+    try:
+        os.link(copy, place)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        os.replace(copy, place)
+
+
+def taken(directory: Path, artifact: Artifact, kept: Stored) -> None:
+    """The log has it: the copy needs no second name."""
+    if artifact.incoming is not None and kept.sha256 is not None:
+        (directory / "artifacts" / ".incoming" / artifact.incoming).unlink(missing_ok=True)
+
+
+def tidy(directory: Path, stored: Mapping[tuple[bytes, int], Stored]) -> None:
+    """Remove what a crash left under both names, and the folder when nothing is left in it."""
+    incoming = directory / "artifacts" / ".incoming"
+    if not incoming.is_dir():
+        return
+    for kept in stored.values():
+        copy = incoming / f"{kept.producer.hex()}-{kept.n}"
+        if kept.path is not None and (directory / kept.path).exists():
+            copy.unlink(missing_ok=True)
+    if not any(incoming.iterdir()):
+        incoming.rmdir()
 
 
 def _reference(producer: Producer, artifact: Artifact, time: int) -> Stored | None:
