@@ -5,17 +5,22 @@ synced in groups, and only then acked.  Each run has a publishing thread that fo
 (``publish.Publisher``), so that rendering never holds an ack back.  Liveness is judged by pid
 and start time on the same host, never by a lease there.
 
-A frame that is no message of ours is counted and dropped; the collector stays up.
+A frame that is no message of ours is counted and dropped; the collector stays up.  A disk that
+is full for one run stops no other: what cannot be appended is not acked and comes again, what
+cannot be written is tried again, for a minute after the last rank has gone.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import queue
 import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +29,7 @@ import msgspec
 from prov4ml import events as ev
 from prov4ml import process, spool, wire
 from prov4ml.errors import FormatError, UsageError, WireError
-from prov4ml.eventlog import EventLog
+from prov4ml.eventlog import EventLog, Held
 from prov4ml.publish import Publisher
 from prov4ml.recovery import orphans
 from prov4ml.salvage import append_journals
@@ -38,8 +43,12 @@ __all__ = ["Collector", "Progress"]
 _GROUP: Final = 0.05  # s that a sync may wait for more
 _LOOK: Final = 1.0  # s between looks at who lives
 _LEASE: Final = 60.0  # s after which a run without living ranks is over
+_CLOSING: Final = 60.0  # s in which a run that is over may wait for room on a disk
 _IDLE: Final = 2.0  # s without work after which an automatic collector ends
 
+_PASSING: Final = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
+)
 _OURS: Final = frozenset(
     ("events", "artifacts", "metrics", "run.json", "undelivered", "series.parquet", "ranks.parquet")
 )
@@ -52,6 +61,7 @@ class Progress(msgspec.Struct, frozen=True):
     alive: int
     runs: tuple[str, ...]
     last: tuple[tuple[str, float], ...]  # the series heard of last, and their last values
+    malformed: int = 0  # messages that were none of ours
 
 
 class _Client(msgspec.Struct):
@@ -84,12 +94,17 @@ class _Run:
         self.vanished: dict[bytes, float] = {}  # producer: when it was first seen dead
         self.buried: set[bytes] = set()
         self.last_alive = time.monotonic()
-        self.stopping = False
+        self.unfinished = False  # it could not be closed, and is let go
         self._results = results
         self._more = threading.Event()
         self._over = threading.Event()
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._publish, name=f"prov4ml-{run}", daemon=True)
+
+    def begin(self) -> None:
+        """Publish."""
         self._thread.start()
+        self.notify()
 
     def notify(self) -> None:
         self._more.set()
@@ -108,11 +123,10 @@ class _Run:
         """Wait for the publishing thread."""
         self._thread.join(timeout)
 
-    def abandon(self, timeout: float) -> None:
+    def abandon(self) -> None:
         """The collector ends before the run does."""
-        self.stopping = True
+        self._stop.set()
         self._more.set()
-        self._thread.join(timeout)
 
     def _awaited(self) -> bool:
         """Whether a client said hello of whom the log holds nothing yet: a new attempt's first."""
@@ -123,24 +137,43 @@ class _Run:
         )
 
     def _publish(self) -> None:
+        closing: float | None = None  # since when nobody has more to say
         while True:
             self._more.wait(0.5)
             self._more.clear()
             try:
-                if self.stopping:
+                if self._stop.is_set():
                     self.publisher.abandon()
                     return
-                self.publisher.follow()
-                if (self.publisher.complete and not self._awaited()) or self._over.is_set():
-                    self.publisher.close()
-                    self._results(self)
-                    self.publisher.pack()
-                    return
+                if closing is None:
+                    self.publisher.follow()
+                    over = self.publisher.complete and not self._awaited()
+                    if over or self._over.is_set():
+                        closing = self.last_alive
+                if closing is not None:
+                    self.publisher.close(time.monotonic() - closing > _CLOSING)
+                    break
                 self.publisher.snapshot()
                 self._results(self)
             except Exception as error:  # a full disk, say: the log goes on
                 log.warning("%s: %s: %s", self.directory.name, type(error).__name__, error)
-                time.sleep(1.0)
+                if self._stop.is_set():
+                    return
+                if closing is not None and time.monotonic() - closing > _CLOSING:
+                    self._let_go()
+                    return
+                self._stop.wait(1.0)
+        self._results(self)
+        self.publisher.pack(self._stop.is_set)
+
+    def _let_go(self) -> None:
+        log.warning("%s is not complete: prov4ml collect %s", self.directory.name, self.directory)
+        self.unfinished = True
+        try:
+            self.publisher.abandon()
+        except Exception as error:
+            log.warning("%s: %s: %s", self.directory.name, type(error).__name__, error)
+        self._results(self)
 
 
 class Collector:
@@ -173,6 +206,7 @@ class Collector:
         self._options = options or {}
         self._runs: dict[str, _Run] = {}
         self._packing: list[_Run] = []  # closed, their logs being compressed
+        self._let_go: set[str] = set()  # runs that found no room, for ``prov4ml collect``
         self._closed: dict[str, wire.Closed] = {}
         self._known: set[tuple[int, int, str]] = set()  # (pid, start, boot) of all who said hello
         self._results: queue.SimpleQueue[_Run] = queue.SimpleQueue()
@@ -200,9 +234,12 @@ class Collector:
             while time.monotonic() < until:  # what is already on the way
                 self._step()
         finally:
-            for run in list(self._runs.values()):
-                run.log.sync()
-                run.abandon(10.0)
+            for run in self._runs.values():
+                self._guarded(_sync, run)
+                run.abandon()
+            until = time.monotonic() + 10.0
+            for run in self._runs.values():
+                run.join(max(0.0, until - time.monotonic()))
             for run in self._packing:
                 run.join(30.0)
             self._server.close()
@@ -214,8 +251,6 @@ class Collector:
                 self._take(address, frames)
             except WireError as error:
                 self._drop(str(error))
-            except OSError as error:  # a full disk: not acked, so the producer sends it again
-                log.warning("cannot write an event log: %s", error)
             except Exception as error:  # whatever one peer sent, the others go on
                 self._drop(f"{type(error).__name__}: {error}")
         now = time.monotonic()
@@ -241,6 +276,8 @@ class Collector:
         """A disk that is full for one run stops no other."""
         try:
             action(run)
+        except Held:
+            pass  # it is being closed
         except OSError as error:
             log.warning("%s: %s", run.directory, error)
 
@@ -267,25 +304,41 @@ class Collector:
         """Take up runs whose processes died before they could say hello; whether there are any."""
         found = False
         for orphan in orphans(spool.roots(os.environ)):
-            if self._job not in (None, orphan.job):
+            if self._job not in (None, orphan.job) or orphan.run in self._let_go:
                 continue
             try:
-                run = _Run(orphan.run, orphan.directory, self._result, self._options)
+                run = self._run(orphan.run, orphan.directory)
             except (OSError, UsageError, FormatError) as error:
                 log.warning("%s: %s", orphan.directory, error)
                 continue
             found = True
-            self._runs[orphan.run] = run
-            append_journals(run.log, spool.roots(os.environ), orphan.run, remove=True)
             for producer, pid in orphan.producers.items():
                 if pid in self.waited:
                     seen = of_return_code(self.waited[pid], "waited")
                 else:
                     seen = VANISHED
                 self._tell_end(run, producer, seen)
-            run.log.sync()
-            run.notify()
+            self._mark(run)
         return found
+
+    def _run(self, id: str, directory: Path) -> _Run:
+        """Take up a run, and what dead processes of it have left in the spool."""
+        for packed in self._packing:
+            if packed.id == id:
+                packed.abandon()
+                packed.join(30.0)
+        run = _Run(id, directory, self._result, self._options)
+        try:
+            append_journals(run.log, spool.roots(os.environ), id, remove=True)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                run.log.close()
+            raise
+        self._runs[id] = run
+        self._closed.pop(id, None)
+        self._let_go.discard(id)
+        run.begin()
+        return run
 
     # -------------------------------------------------------------------------- messages
 
@@ -320,7 +373,10 @@ class Collector:
             try:
                 run = self._open(hello)
             except (OSError, UsageError, FormatError) as error:
-                self._refuse(address, hello, f"{hello.directory}: {error}")
+                if _passing(error):  # it will ask again
+                    log.warning("%s: %s", hello.directory, error)
+                else:
+                    self._refuse(address, hello, f"{hello.directory}: {error}")
                 return
         if hello.producer not in run.clients:
             here = hello.host == process.hostname() and hello.boot_id == process.boot_id()
@@ -351,15 +407,11 @@ class Collector:
         ]
         if foreign and not (directory / "events").is_dir():
             raise UsageError(f"is no run directory: it holds {foreign[0]!r}")
-        run = _Run(hello.run, directory, self._result, self._options)
-        append_journals(run.log, spool.roots(os.environ), run.id, remove=True)
-        self._runs[hello.run] = run
-        self._closed.pop(hello.run, None)
-        return run
+        return self._run(hello.run, directory)
 
     def _append(self, address: bytes, batch: wire.Batch, data: bytes) -> None:
         if len(data) > wire.MAX_BATCH:
-            raise WireError(f"a batch of {len(data):,} bytes")
+            raise WireError(f"a batch of {len(data):,} bytes; it has at most {wire.MAX_BATCH:,}")
         if not (0 <= batch.count <= len(data) and 0 <= batch.first < 1 << 62):
             raise WireError(f"{batch.count:,} events from {batch.first:,} on")
         run = self._runs.get(batch.run)
@@ -379,7 +431,13 @@ class Collector:
                 data = wire.cut(data, expected - first)
                 count -= expected - first
                 first = expected
-        run.log.append(batch.producer, first, count, data)
+        try:
+            run.log.append(batch.producer, first, count, data)
+        except Held:
+            return  # the run is being closed: it will say hello, and open it again
+        except OSError as error:  # a full disk: not acked, so it comes again
+            log.warning("%s: the event log cannot be written: %s", run.directory, error)
+            return
         self.events += count
         run.unsynced[batch.producer] = address
         self._mark(run)
@@ -425,11 +483,12 @@ class Collector:
                 if not run.waiting:  # else a client says it
                     self.untold.append((run.directory, last))
                     del self.untold[:-1000]
-                self._runs.pop(run.id, None)
-                for client in run.clients.values():
-                    if client.witness is not None:
-                        client.witness.close()
                 self._packing = [r for r in self._packing if r.packing] + [run]
+                self._forget(run)
+                continue
+            if run.unfinished:
+                self._let_go.add(run.id)
+                self._forget(run)
                 continue
             for producer, address in list(run.waiting.items()):
                 known = run.publisher.state.producers.get(producer)
@@ -437,6 +496,12 @@ class Collector:
                 if known is not None and known.ended is not None and others:
                     del run.waiting[producer]
                     self._server.send(address, wire.encode(wire.Closed(run.id, False)))
+
+    def _forget(self, run: _Run) -> None:
+        self._runs.pop(run.id, None)
+        for client in run.clients.values():
+            if client.witness is not None:
+                client.witness.close()
 
     def _tell(self, run: _Run, last: wire.Closed) -> None:
         """The last rank to leave hears of the documents, the others that they may go."""
@@ -475,31 +540,30 @@ class Collector:
             elif producer not in run.buried:
                 gone = run.vanished.setdefault(producer, now)
                 if client.witness.settled(now - gone) or client.hello.pid in self.waited:
-                    run.buried.add(producer)
-                    self._bury(run, producer, client.hello, client.witness)
+                    self._guarded(partial(self._bury, producer=producer, client=client), run)
         if living:
             run.last_alive = now
         elif now - run.last_alive > _LEASE:
             run.give_up()
 
-    def _bury(self, run: _Run, producer: bytes, hello: wire.Hello, watched: Witness) -> None:
+    def _bury(self, run: _Run, producer: bytes, client: _Client) -> None:
         """A process of this host is gone: append what its journal still holds, tell its end."""
+        hello, watched = client.hello, client.witness
+        assert watched is not None
         append_journals(run.log, spool.roots(os.environ), run.id, remove=True)
+        run.buried.add(producer)  # not before: a full disk makes the next look try again
         seen = watched.tell()
         if hello.pid in self.waited:
             seen = of_return_code(self.waited[hello.pid], "waited")
         watched.close()
-        run.log.sync()
         known = run.publisher.state.producers.get(producer)
-        if known is not None and known.ended is not None:
-            return  # it has said so itself
-        self._tell_end(run, producer, seen)
-        run.log.sync()
-        run.notify()
+        if known is None or known.ended is None:  # else it has said so itself
+            self._tell_end(run, producer, seen)
+        self._mark(run)
 
     @staticmethod
     def _tell_end(run: _Run, producer: bytes, seen: Sight) -> None:
-        run.publisher.rank_ended(
+        run.publisher.tell(
             ev.RankEnded(
                 time.time_ns(), producer, seen.status, seen.known, seen.exit_code, seen.signal
             )
@@ -515,7 +579,16 @@ class Collector:
                     if series.last is not None:
                         last["/".join((*series.context, series.name))] = series.last
         names = tuple(run.directory.name for run in self._runs.values())
-        return Progress(self.events, alive, names, tuple(last.items())[-4:])
+        return Progress(self.events, alive, names, tuple(last.items())[-4:], self.malformed)
+
+
+def _sync(run: _Run) -> None:
+    run.log.sync()
+
+
+def _passing(error: Exception) -> bool:
+    """Whether it may be over soon: then who asks is not refused for good."""
+    return isinstance(error, Held) or (isinstance(error, OSError) and error.errno in _PASSING)
 
 
 def _sound(hello: wire.Hello) -> bool:

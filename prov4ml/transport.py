@@ -18,7 +18,10 @@ from prov4ml.errors import UsageError
 __all__ = ["MAX_MESSAGE", "Client", "Server"]
 
 MAX_MESSAGE: Final = (1 << 20) + 4096
-"""Bigger messages are refused by the socket itself."""
+"""A message has at most this many bytes."""
+
+_REFUSED: Final = 2 * MAX_MESSAGE
+"""A part that is bigger ends its connection, unread.  Between the two the collector can say so."""
 
 _HEARTBEAT: Final = 5_000  # ms
 _QUEUE: Final = 64  # messages of at most 1 MiB: the bound of what a socket holds
@@ -32,7 +35,7 @@ class _Socket:
         self._socket = self._context.socket(kind)
         self._socket.linger = 0
         self._socket.set_hwm(_QUEUE)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, _REFUSED)
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT)
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 4 * _HEARTBEAT)
         self._lock = threading.Lock()
