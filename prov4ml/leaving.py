@@ -1,17 +1,21 @@
 """The end of a run in its training process: at most ``exit_timeout`` seconds in all.
 
-Delivered: the collector said so, the journal goes.  Not delivered: what is not acked is copied
-into ``<run>/undelivered/<producer>/``, and the line that completes it is printed.  Without a
-collector that is the normal way, and a run of one process completes itself.
+Delivered: the collector has acked everything, the journal goes; mostly it has written the
+documents, too.  Not delivered: what is not acked is copied into ``<run>/undelivered/<producer>/``,
+and the line that completes it is printed; where the disk does not take the copy, the journal stays
+in the spool.  Without a collector that is the normal way, and a run of one process completes
+itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prov4ml import spool, wire
@@ -28,13 +32,21 @@ def leave(run: Run, deadline: float) -> None:
     sender, journal = run._sender, run._journal
     alone = run.settings.address == "none"
     delivered = False
+    command = f"prov4ml collect {run.directory}"
     if not alone:
-        delivered = sender.finish(0.8 * (deadline - time.monotonic())) and sender.complete()
+        told = sender.finish(0.8 * (deadline - time.monotonic()))
+        delivered = sender.complete()
     if delivered:
         sender.stop(min(1.0, deadline - time.monotonic()))
         journal.close(remove=True)
         if sender.closed is not None and sender.closed.last:
             _report(run, sender.closed)
+        elif not told:
+            say(
+                logging.WARNING,
+                f"{run.name}: every event is kept, but the documents are not written yet; when "
+                f"the collector does not come to it: {command}",
+            )
         return
     sender.stop(min(1.0, 0.1 * run.settings.exit_timeout))
     copied = _copy_undelivered(run)
@@ -42,7 +54,6 @@ def leave(run: Run, deadline: float) -> None:
         journal.close(remove=True)
     else:
         journal.close(remove=False)
-    command = f"prov4ml collect {run.directory}"
     if alone and run._where.world_size == 1 and copied:
         _collect(run, deadline, command)
     elif alone:
@@ -68,13 +79,15 @@ def _report(run: Run, closed: wire.Closed) -> None:
 
 
 def _copy_undelivered(run: Run) -> bool:
-    """Copy every segment of our run's producers that this process answers for."""
+    """Copy every segment of our run's producers that this process answers for; all or none."""
+    made: list[Path] = []
     try:
         for producer in [run._journal.who.producer, *run._sender.children()]:
             target = run.directory / "undelivered" / producer.hex()
             paths = spool.segments(run._places, run.id, producer)
             if paths:
                 target.mkdir(parents=True, exist_ok=True)
+                made.append(target)
             for path in paths:
                 shutil.copyfile(path, target / path.name)
     except OSError as error:
@@ -82,6 +95,10 @@ def _copy_undelivered(run: Run) -> bool:
             logging.WARNING,
             f"{run.name}: the journal stays in the spool ({error}): prov4ml recover",
         )
+        for target in made:
+            shutil.rmtree(target, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (run.directory / "undelivered").rmdir()
         return False
     return True
 
