@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final
 
-from prov4ml.errors import SinkError, UsageError
+from prov4ml.errors import SinkError, UsageError, no_room
 from prov4ml.events import Point
 from prov4ml.sink import Chunk, Output, SeriesKey, Target
 from prov4ml_sinks import parquet_files as files
@@ -97,18 +97,26 @@ class Parquet:
         return self._frame if self._first < 0 else self._first
 
     def close(self) -> list[Output]:
-        """Write what waits and merge all parts into one; none without a point."""
+        """Write what waits and merge all parts into one; none without a point.
+
+        Without room for a merged one the parts stand: they hold the same rows.
+        """
         if self._broken:  # the frame that failed is not whole: leave it to the next instance
             for column in self._pending:
                 del column[self._mark :]
         else:
             self._next_frame(self._frame + 1)
         self._roll()
-        merged = self._merge() if self._parts else []
+        try:
+            outputs = self._merge() if self._parts else []
+        except OSError as error:
+            if not no_room(error):
+                raise
+            outputs = [self._output(part, files.rows(part)) for part in self._parts]
         if not self._broken:
             for part in self._stale:
                 part.path.unlink(missing_ok=True)
-        return merged
+        return outputs
 
     # ------------------------------------------------------------------------ in memory
 
@@ -198,10 +206,13 @@ class Parquet:
         for part in own:
             if part != whole:
                 part.path.unlink(missing_ok=True)
-        with open(whole.path, "rb") as file:
+        return [self._output(whole, rows)]
+
+    def _output(self, part: files.Part, rows: int) -> Output:
+        with open(part.path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        path = whole.path.relative_to(self._root).as_posix()
-        return [Output(path, digest, whole.path.stat().st_size, rows)]
+        path = part.path.relative_to(self._root).as_posix()
+        return Output(path, digest, part.path.stat().st_size, rows)
 
     def _make_room(self, new: files.Part) -> None:
         """Remove stale parts that overlap ``new`` where neither is inside the other.

@@ -161,6 +161,15 @@ def unfinished(folder: Path) -> list[Path]:
 # ---------------------------------------------------------------------------------- rows
 
 
+def rows(one: Part) -> int:
+    """How many a part holds."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(one.path) as file:
+        number: int = file.metadata.num_rows
+        return number
+
+
 def packed(
     series: list[int],
     steps: list[int | None],
