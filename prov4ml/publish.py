@@ -66,8 +66,9 @@ def fold(directory: Path) -> state.RunState:
     if not (directory / "events").is_dir():
         raise UsageError(f"{directory} has no event log (events/): is it a run directory?")
     found = state.RunState()
-    for frame in Reader(directory / "events"):
-        take(found, frame)
+    with contextlib.closing(Reader(directory / "events")) as reader:
+        for frame in reader:
+            take(found, frame)
     return standing(found, directory / "events", None, {})
 
 
@@ -378,10 +379,11 @@ def _replay_stream(
     made: sink.StreamSink = kind(target, options)
     chunks = Chunks()
     try:
-        for frame in Reader(directory / "events"):
-            chunk = chunks.take(frame)
-            if chunk is not None:
-                made.write(chunk)
+        with contextlib.closing(Reader(directory / "events")) as reader:
+            for frame in reader:
+                chunk = chunks.take(frame)
+                if chunk is not None:
+                    made.write(chunk)
     except BaseException:
         with contextlib.suppress(Exception):  # what went wrong first is what is told
             made.close()

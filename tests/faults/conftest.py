@@ -64,7 +64,8 @@ class Evidence:
         self.kinds: Counter[str] = Counter()
         self.holes: list[tuple[int, int]] = []
         sent: dict[bytes, int] = {}
-        for frame in Reader(self.directory / "events"):
+        reader = Reader(self.directory / "events")
+        for frame in reader:
             if not frame.count:
                 for d in wire.decode_table(frame.batch):
                     names[frame.producer, d.series] = d.name
@@ -86,6 +87,7 @@ class Evidence:
                 elif isinstance(event, ev.Point):
                     name = names[frame.producer, event.series]
                     found[ranks.get(frame.producer, -1), name, event.step] += 1
+        reader.close()
         for producer, next in reached.items():
             if sent.get(producer, 0) > next:
                 self.holes.append((next, sent[producer] - next))

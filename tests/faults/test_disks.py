@@ -6,6 +6,7 @@ as there is room again: by the collector that is still there, or by ``prov4ml co
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -122,6 +123,11 @@ def _kept(found: Any, *ranks: Training) -> int:
     return points
 
 
+def _size(run: Path) -> int:
+    """Of the event log, in bytes."""
+    return sum(path.stat().st_size for path in run.glob("events/*.log"))
+
+
 def _documents(place: Isolated, run: Path) -> None:
     """Wait until they are written, all of them."""
     place.wait((run / "run.json").exists, "the manifest")
@@ -145,20 +151,23 @@ def test_full_spool(
     """No room for the journal while the collector hangs: points are dropped, counted, and told."""
     disk = small_disk(isolated.spool, 2 << 20)
     rank = train()
-    isolated.wait(isolated.collectors, "a collector")
-    rank.goes_on(20_000)
+    run = isolated.only_run()
+    isolated.wait(lambda: _size(run) > 50_000, "acks")
     (collector,) = isolated.collectors()
     collector.suspend()
     disk.fill()
     rank.goes_on(100_000)
     disk.empty()
+    before, then = _size(run), rank.words[0]
     collector.resume()
-    rank.goes_on(100_000)
+    isolated.wait(lambda: _size(run) > before, "acks again")
+    rank.goes_on(20_000)
     took, _ = rank.end()
     closed()
-    found = evidence(isolated.only_run())
+    found = evidence(run)
     lost = _kept(found, rank)
     assert lost > 0
+    assert max(step for _, _, step in found.logged) > then
     assert {gap["p4:reason"] for gap in found.gaps} <= {
         "no room in the spool",
         "the spool's disk is nearly full (536,870,912 bytes are left to others)",
@@ -170,25 +179,28 @@ def test_full_spool(
 def test_spool_limit(
     isolated: Isolated,
     train: Callable[..., Training],
+    launch: Launch,
     evidence: Any,
-    closed: Callable[..., None],
     figures: Callable[..., None],
 ) -> None:
     """Beyond ``spool_limit`` points are dropped and counted; all else finds room in the reserve."""
-    rank = train(PROV4ML_SPOOL_LIMIT="1MiB")
-    isolated.wait(isolated.collectors, "a collector")
-    rank.goes_on(20_000)
-    (collector,) = isolated.collectors()
-    collector.suspend()
-    rank.goes_on(150_000)
+    collector = launch()
+    rank = train(PROV4ML_SPOOL_LIMIT="1MiB", PROV4ML_COLLECTOR=collector.address)
+    run = isolated.only_run()
+    isolated.wait(lambda: _size(run) > 50_000, "acks")
+    collector.process.send_signal(signal.SIGSTOP)
+    rank.goes_on(100_000)
     used = sum(p.stat().st_size for p in isolated.spool.rglob("*.seg"))
-    collector.resume()
-    rank.goes_on(50_000)
+    before, then = _size(run), rank.words[0]
+    collector.process.send_signal(signal.SIGCONT)
+    isolated.wait(lambda: _size(run) > before, "acks again")
+    rank.goes_on(20_000)
     took, _ = rank.end()
-    closed()
-    found = evidence(isolated.only_run())
+    assert collector.stop() == 0
+    found = evidence(run)
     lost = _kept(found, rank)
     assert lost > 0
+    assert max(step for _, _, step in found.logged) > then
     assert {gap["p4:reason"] for gap in found.gaps} == {
         "the spool is at its limit (spool_limit, 1,048,576 bytes)"
     }
@@ -233,7 +245,7 @@ def test_full_event_log(
     run = isolated.only_run()
     disk = small_disk(run / "events", 64 << 20)
     collector = launch()
-    isolated.wait(lambda: sum(p.stat().st_size for p in run.glob("events/*.log")) > 50_000, "acks")
+    isolated.wait(lambda: _size(run) > 50_000, "acks")
     disk.fill()
     isolated.wait(lambda: "the event log cannot be written" in collector.said(), "it is full")
     rank.goes_on(50_000)
@@ -326,7 +338,7 @@ def test_killed_beside_a_full_event_log(
     run = isolated.only_run()
     disk = small_disk(run / "events", 64 << 20)
     collector = launch()
-    isolated.wait(lambda: sum(p.stat().st_size for p in run.glob("events/*.log")) > 50_000, "acks")
+    isolated.wait(lambda: _size(run) > 50_000, "acks")
     disk.fill()
     isolated.wait(lambda: "the event log cannot be written" in collector.said(), "it is full")
     rank.goes_on(20_000)
@@ -418,7 +430,7 @@ def test_a_disk_that_stays_full(
     disk = small_disk(isolated.folder / "prov", 8 << 20)
     rank = train()
     run = isolated.only_run()
-    isolated.wait(lambda: sum(p.stat().st_size for p in run.glob("events/*.log")) > 50_000, "acks")
+    isolated.wait(lambda: _size(run) > 50_000, "acks")
     disk.fill()
     rank.goes_on(20_000)
     rank.end()

@@ -50,7 +50,8 @@ def lines(fault):
         def __init__(self, target, options):
             go(fault, "init")
             full = fault == "disk" and "MENDED" not in os.environ
-            folder = os.environ["FULL"] if full else target.directory
+            self.folder = target.directory
+            folder = os.environ["FULL"] if full else self.folder
             self.path, self.file, self.rows = os.path.join(folder, "lines.txt"), None, 0
 
         def write(self, chunk):
@@ -63,6 +64,7 @@ def lines(fault):
             self.file.flush()
 
         def flush(self):
+            open(os.path.join(self.folder, ".flushed"), "w").close()
             go(fault, "flush")
             return 0
 
@@ -101,7 +103,7 @@ def page(fault):
     return Page
 '''
 
-# Two lines a run on stdout; the collector has some time for each, and acks meanwhile.
+# A line for each run on stdout.  A run ends when what may go wrong before had its chance.
 TRAIN = """
 import json, os, sys, time
 import prov4ml
@@ -109,7 +111,8 @@ import prov4ml
 for name in sys.argv[1:]:
     run = prov4ml.start_run(name, sinks=["+" + name])
     step, longest, begin = 0, 0, time.monotonic()
-    while time.monotonic() - begin < 1.5 or run._sender.acked == 0:
+    flushed = run.directory / ".flushed"
+    while run._sender.acked == 0 or ("flush" in name and not flushed.exists()):
         for _ in range(100):
             now = time.perf_counter_ns()
             prov4ml.log_metric("loss", step / 7, "training", step)
@@ -213,7 +216,7 @@ def service(places: Callable[[], Any]) -> Iterator[Service]:
         place.write(TRAIN)
         disks = []
         try:
-            disks.append(Disk(place.root / "full", 256 << 10))
+            disks.append(Disk(place.root / "full", 8 << 10))
             disks.append(Disk(place.folder / "small", 16 << 20))
             yield _serve(place)
         except PermissionError as error:
