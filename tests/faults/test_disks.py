@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from prov4ml import handover
 from prov4ml.testing.processes import Disk, Launched
 
 if TYPE_CHECKING:
@@ -478,3 +479,24 @@ def test_start_on_a_full_disk(
     assert said.count("nothing is recorded") == 1
     assert isolated.collectors() == []
     figures(refused=2, disabled=2)
+
+
+def test_torch_on_a_full_disk(
+    tmp_path: Path, small_disk: MakeDisk, figures: Callable[..., None]
+) -> None:
+    """What ``torch.save`` makes of a full disk is told as one, and no half file is left."""
+    torch = pytest.importorskip("torch")
+    small_disk(tmp_path / "small", 1 << 20)
+    for size in (100, 2000):
+        model = torch.nn.Linear(size, size)
+        for thing in (model, model.state_dict(), [model]):
+            if size == 2000:
+                with pytest.raises(OSError, match="No space left"):
+                    handover.save_model(thing, tmp_path / "small", "weights")
+                assert list((tmp_path / "small").iterdir()) == []
+            else:
+                handed, _ = handover.save_model(thing, tmp_path / "small", "weights")
+                assert handed.size is not None
+                assert handed.size > 40_000
+                (tmp_path / "small" / "weights").unlink()
+    figures(models=6, told_as_full=3)

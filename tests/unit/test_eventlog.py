@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from contextlib import closing
@@ -11,7 +12,7 @@ import pytest
 
 from prov4ml import eventlog
 from prov4ml.errors import FormatError
-from prov4ml.eventlog import EventLog, Frame, Reader, compress
+from prov4ml.eventlog import EventLog, Frame, Held, Reader, compress
 
 RUN = "0190b6f2-7c1e-7000-8000-2f1d5c3a9e01"
 P, Q = b"p" * 16, b"q" * 16
@@ -329,3 +330,94 @@ def test_what_is_no_event_log_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "000000000000.log").write_bytes(b"x" * 100)
     with pytest.raises(FormatError, match=r"000000000000\.log"):
         _frames(tmp_path)
+
+
+def _full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_turn_that_finds_no_room_is_made_later(
+    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next file that cannot be begun leaves nothing in the way, and takes the next frame."""
+    log = EventLog(tmp_path, RUN)
+    written = 0
+    while log._size <= eventlog.SEGMENT:
+        _write(log, range(written, written + 1))
+        written += 1
+    with monkeypatch.context() as patch:
+        patch.setattr(eventlog, "_write", _full)
+        for _ in range(3):
+            with pytest.raises(OSError, match="No space"):
+                log.append(P, 99, 1, b"x")
+        assert len(_files(tmp_path)) == 1
+        assert log.sync() == written
+    _write(log, range(written, written + 5))
+    log.close()
+    _right(_frames(tmp_path), range(written + 5))
+    assert len(_files(tmp_path)) == 2
+
+
+def test_what_a_failed_sync_left_in_doubt_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames since the last sync go, with their sequences; those before it stay."""
+    log = EventLog(tmp_path, RUN)
+    _write(log, range(4))
+    log.sync()
+    _write(log, range(4, 7))
+    log.append(b"n" * 16, 0, 1, b"somebody new")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", _full)
+        with pytest.raises(OSError, match="No space"):
+            log.sync()
+    assert (log.frames, log.synced, log.taken_back) == (4, 4, 1)
+    assert log.next == {P: 2, Q: 2}
+    _right(_frames(tmp_path), range(4))
+    _write(log, range(4, 6))
+    assert log.sync() == 6
+    log.close()
+    _right(_frames(tmp_path), range(6))
+
+
+def test_behind_the_last_word_only_its_author_adds(tmp_path: Path) -> None:
+    """After a frame that is ``last`` others are refused, until the log is opened again."""
+    log = EventLog(tmp_path, RUN)
+    _write(log, range(2))
+    log.append(b"c" * 16, 0, 1, b"over", last=True)
+    with pytest.raises(Held, match="finished"):
+        log.append(P, 1, 1, b"late")
+    log.append(b"c" * 16, 1, 1, b"and so on", last=True)
+    log.finish()
+    with pytest.raises(Held):
+        log.append(b"c" * 16, 2, 1, b"too late", last=True)
+    with pytest.raises(Held, match="another collector"):
+        EventLog(tmp_path, RUN)  # as long as it is being compressed, say
+    log.close()
+    again = EventLog(tmp_path, RUN)
+    again.append(P, 1, 1, b"late")
+    again.close()
+    assert [f.batch for f in _frames(tmp_path)[2:]] == [b"over", b"and so on", b"late"]
+
+
+@pytest.mark.parametrize("why", ["full", "stopped"])
+def test_a_log_that_cannot_be_compressed_stays_as_it_was(
+    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """On a full disk, or when somebody wants to go on: no frame is gone, no half file left."""
+    log = EventLog(tmp_path, RUN)
+    _write(log, range(30))
+    log.close()
+    before = _files(tmp_path)
+    if why == "full":
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", _full)
+            with pytest.raises(OSError, match="No space"):
+                compress(tmp_path)
+    else:
+        compress(tmp_path, lambda: True)
+    assert _files(tmp_path) == before
+    _right(_frames(tmp_path), range(30))
+    compress(tmp_path)
+    assert all(path.suffix == ".gz" for path in _files(tmp_path))
+    _right(_frames(tmp_path), range(30))

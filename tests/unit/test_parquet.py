@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import random
@@ -426,6 +427,37 @@ def test_a_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.Mon
             sink.write(chunks[2])
     assert (names(tmp_path), sink.flush()) == ([], 0)
     assert [output.path for output in sink.close()] == ["metrics/part-0-1.parquet"]
+
+
+def test_parts_that_find_no_room_together_stand_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without room for the merged file each part is an output; a later instance merges them."""
+    chunks = log(9)
+    sink = make(tmp_path, rows_per_part=14)
+    for c in chunks:
+        sink.write(c)
+    sink._next_frame(9)
+    sink._roll()
+    before = names(tmp_path)
+    assert len(before) > 2
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parquet_files, "write", full)
+        outputs = sink.close()
+    assert names(tmp_path) == before
+    assert sorted(o.path for o in outputs) == [f"metrics/{name}" for name in before]
+    for o in outputs:
+        data = (tmp_path / o.path).read_bytes()
+        assert (o.size, o.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    assert sum(o.rows for o in outputs) == len(given(chunks))
+    assert sorted(rows(tmp_path), key=repr) == sorted(given(chunks), key=repr)
+    (whole,) = make(tmp_path, frame=9).close()
+    assert whole.rows == len(given(chunks))
+    assert names(tmp_path) == [Path(whole.path).name]
 
 
 def test_readers_ignore_parts_inside_anothers_range(tmp_path: Path) -> None:
