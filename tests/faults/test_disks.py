@@ -222,7 +222,9 @@ def test_full_spool_without_a_collector(
     small_disk(isolated.spool, 1 << 20)
     rank = train(PROV4ML_COLLECTOR="none")
     rank.goes_on(100_000)
-    took, _ = rank.end()
+    took, said = rank.end()
+    if "no time left for the documents" in said:  # on a busy machine
+        isolated.prov4ml("collect", str(isolated.only_run()))
     found = evidence(isolated.only_run())
     lost = _kept(found, rank)
     assert lost > 50_000

@@ -270,7 +270,8 @@ def test_odd_sink(
     else:
         assert "hangs: no sign of life" in failure
     assert service.said.count(f"{t.run.name}: {failure}") == 1
-    assert failure in t.said
+    late = f"{t.run.name}: every event is kept, but the documents are not written yet"
+    assert failure in t.said or (fault.endswith("hangs") and late in t.said)
     assert found.manifest["status"] == "finished"
     assert {d["sink"] for d in found.manifest["documents"]} == {
         *("provjson", "provn", "svg", "turtle")
