@@ -223,6 +223,11 @@ class Collector:
         self._finishing = True
         self._server.wake()
 
+    @property
+    def open(self) -> list[Path]:
+        """Directories of the runs that are not closed."""
+        return [run.directory for run in list(self._runs.values())]
+
     # ------------------------------------------------------------------------------ loop
 
     def serve(self) -> None:
@@ -285,7 +290,7 @@ class Collector:
         if self.stop.is_set():
             return True
         if self._runs or not (
-            self._automatic or (self._once and (self._closed or self._finishing))
+            self._automatic or (self._once and (self._closed or self._let_go or self._finishing))
         ):
             self._idle_since = None
             return False

@@ -50,6 +50,8 @@ def run(program: list[str]) -> int:
         served.once_idle(environment["PROV4ML_JOB"])
         thread.join(30.0)
         line.clear()
+        for directory in served.open if thread.is_alive() else ():
+            log.warning("%s is not complete: prov4ml collect %s", directory.name, directory)
         _told_last(served)
     return code if code >= 0 else 128 - code
 
