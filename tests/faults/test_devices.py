@@ -255,6 +255,35 @@ def test_the_end_does_not_wait_for_ever(
     figures(values_lost=waiting, seconds=took)
 
 
+FOLDED = """
+prov4ml.start_run("folded")
+prov4ml.register_final_metric("loss", 0, lambda sum, value: sum + value)
+prov4ml.register_final_metric("loss", 0, "last")
+for step in range(100):
+    prov4ml.log_metric("loss", device.scalar(step) if step % 4 else float(step), "training", step)
+opened = threading.Timer(0.2, device.gate.set)
+opened.start()
+prov4ml.end_run()
+"""
+
+
+def test_a_final_metric_sees_every_value_in_order(
+    isolated: Isolated, prelude: str, evidence: Any
+) -> None:
+    """Folds of the user's own, and the last one, wait for the device as the points do."""
+    isolated.script(prelude + DEVICES + FOLDED)
+    found = evidence(isolated.only_run())
+    found.complete()
+    document = pm.ProvDocument.deserialize(str(found.directory / "prov.json"), format="json")
+    values = sorted(
+        float(value)
+        for record in document.get_records(pm.ProvEntity)
+        if "mls:ModelEvaluation" in {str(t) for t in record.get_asserted_types()}
+        for value in record.get_attribute("prov:value")
+    )
+    assert values == [99.0, float(sum(range(100)))]
+
+
 FORKED = """
 with prov4ml.start_run("forked") as run:
     for step in range(100):
