@@ -59,7 +59,7 @@ def test_the_same_bytes_of_two_are_one_file(run: Path) -> None:
 
 
 def test_a_file_system_without_links(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The copy is moved."""
+    """It is copied, whole or not at all; what was handed over stays until the log says so."""
 
     def none(*_: Any, **__: Any) -> None:
         raise OSError(95, "Operation not supported")
@@ -67,7 +67,8 @@ def test_a_file_system_without_links(run: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(os, "link", none)
     made = kept(run, handed(run, 1))
     assert (run / str(made.path)).read_bytes() == b"data"
-    assert not store.incoming(run, PRODUCER.id, 1).exists()
+    assert store.incoming(run, PRODUCER.id, 1).exists()
+    assert not [path for path in run.rglob("*.tmp")]
 
 
 @pytest.mark.parametrize(
