@@ -169,7 +169,7 @@ def _curve(label: str, members: Sequence[tuple[Producer, Series]]) -> Sparkline:
 def _files(facts: Facts) -> dict[str, list[tuple[Producer, ev.Artifact]]]:
     found: dict[str, list[tuple[Producer, ev.Artifact]]] = {}
     for p, a in facts.artifacts():
-        if a.kind == "artifact" and a.use != "used":
+        if a.kind == "artifact" and a.use != "used" and not a.folder:
             found.setdefault(facts.home(a.context), []).append((p, a))
     return found
 

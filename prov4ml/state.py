@@ -513,8 +513,12 @@ def _finality(e: ev.RankEnded) -> tuple[bool, int, str, str, int, int, int]:
 
 def _lease_lost(state: RunState, p: Producer, e: ev.LeaseLost) -> None:
     old = state.leases.get(e.producer)
-    if old is None or (old.time, old.next or 0) < (e.time, e.next or 0):
+    if old is None or _lateness(old) < _lateness(e):
         state.leases[e.producer] = e
+
+
+def _lateness(e: ev.LeaseLost) -> tuple[int, int]:
+    return e.time, -1 if e.next is None else e.next
 
 
 def _lease_regained(state: RunState, p: Producer, e: ev.LeaseRegained) -> None:
@@ -536,8 +540,12 @@ def _sink_failed(state: RunState, p: Producer, e: ev.SinkFailed) -> None:
 
 def _output_sealed(state: RunState, p: Producer, e: ev.OutputSealed) -> None:
     old = state.outputs.get(e.path)
-    if old is None or (old.time, old.sha256) < (e.time, e.sha256):
+    if old is None or _newness(old) < _newness(e):
         state.outputs[e.path] = e
+
+
+def _newness(e: ev.OutputSealed) -> tuple[int, str, int, int, str]:
+    return e.time, e.sha256, e.size, e.rows, e.sink
 
 
 def _gap(state: RunState, p: Producer, e: ev.Gap) -> None:

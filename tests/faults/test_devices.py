@@ -58,6 +58,7 @@ def test_a_killed_process_claims_no_value_that_was_not_read(
     child = isolated.start(prelude + DEVICES + KILLED)
     isolated.wait(lambda: shared[0] or child.poll() is not None, "everything is logged")
     assert child.poll() is None, child.communicate()
+    isolated.wait((isolated.only_run() / "run.json").exists, "a collector has it")
     child.send_signal(signal.SIGKILL)
     child.communicate()
     closed()
@@ -128,6 +129,11 @@ def test_killed_anywhere_each_series_is_a_beginning_of_its_calls(
         for shared, child in children:
             isolated.wait(lambda s=shared, c=child: s[0] or c.poll() is not None, "a run")
             assert child.poll() is None, child.communicate()
+        isolated.wait(
+            lambda: all((run / "run.json").exists() for run in isolated.runs()),
+            "a collector has them",
+        )
+        for _, child in children:
             pause(0.05 + chance.random() * 0.5)
             child.send_signal(signal.SIGKILL)
             child.communicate()

@@ -34,7 +34,12 @@ def calls() -> None:
     assert_type(prov4ml.get_run_dir(), Path)
     assert_type(prov4ml.active_run(), Run | None)
     with prov4ml.context("training"):
-        prov4ml.log_artifact("notes.txt")
+        made = prov4ml.log_artifact("notes.txt")
+        assert_type(made, prov4ml.Reference)
+        assert_type(made.iri, str)
+        prov4ml.log_artifact("more", {"a": 1}, derived_from=[made, "notes.txt"])
+        assert_type(prov4ml.log_input([1], "values", derived_from=made), prov4ml.Reference)
+        assert_type(prov4ml.log_source_code(), prov4ml.Reference | None)
         prov4ml.log_artifact("notes", Path("notes.txt"), is_input=True)
     with prov4ml.epoch(3), prov4ml.epoch(3, activity=True), prov4ml.timer("forward", step=1):
         prov4ml.log_context("warm-up", is_subcontext_of="training")

@@ -44,6 +44,19 @@ def _every_call(file: Path) -> None:
     prov4ml.log_dataset("data", [1, 2, 3], False)
     prov4ml.log_artifact(file, prov4ml.Context.TRAINING, 3)
     prov4ml.log_artifact("weights", file, is_model=True)
+    raw = prov4ml.log_artifacts(file.parent)
+    made = prov4ml.log_artifact(
+        "notes", text="x", derived_from=[raw, "name", "https://x.example/a"]
+    )
+    assert (made.name, made.iri) == ("notes", "")
+    prov4ml.log_artifact("settings", {"a": 1}, derived_from=made)
+    prov4ml.log_input("https://data.example/set.csv")
+    prov4ml.log_input([1, 2, 3], "values")
+    prov4ml.log_output(b"bytes", "out", "training", 3, derived_from="values")
+    prov4ml.log_source_code(file)
+    prov4ml.log_source_code()
+    prov4ml.log_environment()
+    prov4ml.log_execution_command("python", file)
     prov4ml.log_param("tokens", 1, "training", source="file", is_input=True)
     prov4ml.log_system_metrics("training", 1)
     prov4ml.log_carbon_metrics(prov4ml.Contexts.TRAINING, step=1)
@@ -69,6 +82,14 @@ def _every_call(file: Path) -> None:
 def _wrong_calls() -> None:
     with pytest.raises(TypeError, match="value must be a number"):
         prov4ml.log_metric("loss", "high")
+    with pytest.raises(prov4ml.UsageError, match="derived_from: nothing named 'missing'"):
+        prov4ml.log_artifact("a", b"x", derived_from="missing")
+    with pytest.raises(prov4ml.UsageError, match="there is no file 'missing'"):
+        prov4ml.log_artifact("missing")
+    with pytest.raises(TypeError, match="dataset must be a dataset"):
+        prov4ml.log_dataset(None, "a")
+    with pytest.raises(prov4ml.UsageError, match="format must be one of"):
+        prov4ml.log_model(object(), "a", format="onnx")
     with pytest.raises(prov4ml.UsageError, match="key must not be empty") as caught:
         prov4ml.log_metric("", 1.0)
     assert caught.value.__context__ is None

@@ -243,6 +243,21 @@ def test_better(name: str, way: int) -> None:
     assert better(name) == way
 
 
+@pytest.mark.parametrize("use", ["used", "generated"])
+def test_a_folder_stands_for_its_files(use: str) -> None:
+    """A thousand files of one folder are one thing in the picture."""
+    time = made.START + 10**9
+    folder = ev.Artifact(time, 1, "artifact", "plots", use=use, attributes={"files": 1000})
+    files = [
+        ev.Artifact(time + n, n, "artifact", f"plots/{n}", use=use, folder=1)
+        for n in range(2, 1002)
+    ]
+    texts = [line for box in boxes(run_with(folder, *files)).values() for line in box.lines]
+    titles = [box.title for box in boxes(run_with(folder, *files)).values()]
+    assert any("plots" in text for text in (*titles, *texts))
+    assert not any("plots/" in text for text in (*titles, *texts))
+
+
 def test_missing_bytes_are_said() -> None:
     """An artifact that could not be stored carries the reason in red."""
     streams = made.sample_events(epochs=1)
