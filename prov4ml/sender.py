@@ -345,8 +345,7 @@ class Sender:
         now = time.monotonic()
         if self._client is not None and now - self._heard < PATIENCE:
             return True
-        unsent = self.journal.sent - self.journal.dropped > self._own.acked  # nobody took it
-        waiting = unsent or self._ending or not self._own.welcome
+        waiting = self._own.flying or self._ending or not self._own.welcome
         if self._client is not None and not waiting:
             return True
         assert self._service is not None

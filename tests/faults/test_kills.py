@@ -9,7 +9,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -92,50 +91,6 @@ def test_killed_ranks(
         assert was[0] <= there[0] <= was[0] + 1, seed
         assert was[1] <= there[1] <= was[1] + 1, seed
     figures(runs_killed=kills, calls_returned=at_stake, lost=lost, duplicated=doubled)
-
-
-# word 0: points, 1: all of them are acked; in the file "stop" word 0: go on, 1: enough
-QUIET = """
-words, stop = shared("words"), shared("stop")
-with prov4ml.start_run("quiet") as run:
-    prov4ml.log_metric("loss", 1.0)
-    while not stop[0]:
-        time.sleep(0.01)
-        words[1] = run._sender.recorded(0) and run._sender._own.acked == run._journal.sent
-    while not stop[1]:
-        prov4ml.log_metric("loss", 1.0)
-        words[0] += 1
-        time.sleep(0.05)
-"""
-
-
-def test_a_collector_that_dies_while_all_is_acked_is_replaced(
-    isolated: Isolated,
-    prelude: str,
-    words: Words,
-    evidence: Any,
-    closed: Callable[..., None],
-    figures: Callable[..., None],
-) -> None:
-    """Nothing is on the way when it is killed: what is logged afterwards finds another one."""
-    stop, count = words("stop"), words("words")
-    rank = isolated.start(prelude + QUIET)
-    isolated.wait(lambda: count[1] and isolated.collectors(), "all is acked")
-    (victim,) = isolated.collectors()
-    victim.kill()
-    victim.wait(30)
-    begin = time.monotonic()
-    stop[0] = 1
-    isolated.wait(isolated.collectors, "another collector, while the run goes on", 30.0)
-    took = time.monotonic() - begin
-    stop[1] = 1
-    said = rank.communicate(timeout=120)
-    assert rank.returncode == 0, said
-    closed()
-    found = evidence(isolated.only_run())
-    found.complete()
-    assert found.stored.total() == count[0] + 1
-    figures(seconds_until_another=took, points=found.stored.total())
 
 
 # word 0: calls that returned, 1: the run is open; in the file "stop" word 0: enough
