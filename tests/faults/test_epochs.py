@@ -137,7 +137,7 @@ for epoch in range(1_000_000):
                 prov4ml.log_metric("loss", step, step=step)
                 step += 1
             words[0] = step
-        time.sleep(0.005)  # documents tell of each epoch and activity: not too many of them
+            time.sleep(0.005)  # documents tell of each epoch and activity: not too many of them
         prov4ml.log_artifact("data.txt", copy=False)
 """
 
