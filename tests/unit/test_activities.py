@@ -270,7 +270,7 @@ def test_a_file_that_has_not_changed_is_the_same_thing(
 def test_a_folder_that_has_not_changed_is_the_same_thing(
     book: Recording, activity: Make, tmp_path: Path
 ) -> None:
-    """As many files, each of them the same; one more, or one written anew, and it is another."""
+    """As many files, each of them the same; one more, one less, one written anew: another."""
     folder = tmp_path / "folder"
     (folder / "deep").mkdir(parents=True)
     for name in ("x", "deep/y"):
@@ -294,6 +294,10 @@ def test_a_folder_that_has_not_changed_is_the_same_thing(
     with activity("d") as d:
         d.used(folder)
     assert sum(n == 4 for _, _, n in did(book)) == 4
+    (folder / "z").unlink()
+    with activity("e") as e:
+        e.used(folder)
+    assert sum(n == 5 for _, _, n in did(book)) == 3
 
 
 def test_urls_and_patterns(book: Recording, activity: Make, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from prov4ml.model import document, statements
 from prov4ml.provdm import Element
 from prov4ml.state import RunState, apply
 from prov4ml.testing.constraints import violations
+from prov4ml.testing.devices import Device
 from prov4ml.testing.recording import Recording
 
 
@@ -350,6 +351,29 @@ def test_a_fold_that_is_interrupted_takes_the_value_later(
     book.log_metric("loss", 1.0)
     book.to.finish()
     assert (book.of(ev.FinalMetric)[-1].value, len(book.of(ev.Point))) == (3.0, 2)
+
+
+def test_a_value_on_a_device_is_folded_when_it_has_been_read(
+    register: Register, book: Recording
+) -> None:
+    """In the order of the points of its series; training does not wait for it."""
+    seen: list[float] = []
+
+    def fold(before: float, value: float) -> float:
+        seen.append(value)
+        return before + value
+
+    register("loss", 0, fold)
+    device = Device()
+    book.log_metric("loss", 1.0)
+    book.log_metric("loss", device.scalar(2.0))
+    book.log_metric("loss", 4.0)
+    assert (seen, device.readers) in (([1.0], []), ([1.0], ["prov4ml-readback"]))
+    device.gate.set()
+    assert book.readback.close(60) == 0
+    book.to.finish()
+    assert seen == [1.0, 2.0, 4.0]
+    assert (book.of(ev.FinalMetric)[-1].value, device.readers) == (7.0, ["prov4ml-readback"])
 
 
 def test_a_forked_child_computes_nothing(register: Register, book: Recording) -> None:

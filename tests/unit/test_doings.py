@@ -90,6 +90,15 @@ def test_an_end_without_a_start_is_passed_over() -> None:
     assert folded((0, [end(1), start(1), end(2), end(1, "training"), file(1)])) == [1]
 
 
+def test_of_equal_epochs_the_one_entered_last_is_left_first() -> None:
+    """The outer one, an activity, does what is logged after the inner one, which is none."""
+    state = RunState()
+    apply(state, P, 0, [start(1, activity=True), start(1), end(1), file(1), end(1), file(2)])
+    p = state.producers[P]
+    assert p.doings.within == {("artifact", 1): ((), 1)}
+    assert [a.epoch for a in p.artifacts] == [1, None]
+
+
 def test_epochs_that_are_never_left_are_bounded() -> None:
     """A producer that forgets to leave them costs no memory, and the last one counts."""
     state = RunState()
