@@ -78,6 +78,7 @@ class _Run:
         self.dirty = False
         self.first_unsynced = 0.0
         self.rewound: dict[bytes, tuple[int, float]] = {}
+        self.asks = False  # for a look: somebody is dead, and only that keeps it from being closed
         self.living = True  # whether a process of it was, at the last look
         self.last_alive = leases.awake
         self.stopping = False
@@ -114,6 +115,13 @@ class _Run:
         self._more.set()
         self._thread.join(timeout)
 
+    def _complete(self) -> bool:
+        """Whether all has come, and nobody is awaited whose end, or beginning, must be told."""
+        if not self.publisher.complete or self.liveness.awaited():
+            return False
+        self.asks = self.liveness.untold()
+        return not self.asks
+
     def _publish(self) -> None:
         while True:
             self._more.wait(0.5)
@@ -123,7 +131,7 @@ class _Run:
                     self.publisher.abandon()
                     return
                 self.publisher.follow()
-                if (self.publisher.complete and not self.liveness.awaited()) or self._over.is_set():
+                if self._complete() or self._over.is_set():
                     self.publisher.close()
                     break
                 self.publisher.snapshot()
@@ -480,6 +488,8 @@ class Collector:
                 run.liveness.close()
                 self._packing = [r for r in self._packing if r.packing] + [run]
                 continue
+            if run.asks:
+                self._guarded(self._look, run)
             for producer, address in list(run.waiting.items()):
                 known = run.publisher.state.producers.get(producer)
                 others = self._working(run)
