@@ -1,6 +1,6 @@
 # make demo     train the digits example and show what is known of it
-# make test     everything that must hold: linters, types, import directions, tests
-# make check    the same without the tests
+# make test     everything that must hold: what make check looks at, and all tests
+# make check    linters, types, import directions, and that the docs are complete and true
 # make soak     the long fault variants of the tests
 # make bench    the benchmarks; they print tables
 # make picture  draw the picture of the README again, from a run of the digits
@@ -39,6 +39,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest tests/unit/test_docs.py tests/unit/test_calls_doc.py tests/unit/test_sinks_docs.py tests/unit/test_format_doc.py
 
 test: check browser
 	$(BIN)/python -m pytest -m "not soak"

@@ -23,9 +23,10 @@ from prov4ml import process, rundir, spool, wire
 from prov4ml import segment as seg
 from prov4ml.errors import FormatError, UsageError
 from prov4ml.eventlog import Reader
+from prov4ml.provdm import segment
 from prov4ml.rundir import Claim, Launch
 
-__all__ = ["continued"]
+__all__ = ["continued", "find", "numbered"]
 
 
 class _Earlier(msgspec.Struct):
@@ -65,6 +66,29 @@ def continued(
         except FileNotFoundError:  # a marker that we saw went with its run
             continue
     raise UsageError(f"resume: {markers} changes all the time")
+
+
+def numbered(
+    base: Path, experiment: str, number: int, key: str | None, where: Launch, places: list[Path]
+) -> tuple[Claim, Launch]:
+    """A place in the run ``<experiment>_<number>``, which is made, or continued if it is there.
+
+    The marker is made before the directory: one that lies there without it is of an earlier job.
+    """
+    directory = base / f"{segment(experiment)}_{number}"
+    if directory.is_dir() and (key is None or not (base / ".prov4ml" / key).exists()):
+        if _known(directory.absolute(), places) is None:
+            raise UsageError(
+                f"use_run_id: {directory} is there and says nothing of a run; take another number, "
+                f"or try: prov4ml collect {directory}"
+            )
+        return continued(base, str(directory), key, where, places)
+    return rundir.claim(base, experiment, key, where, number), where
+
+
+def find(base: Path, run: str, places: list[Path]) -> Path:
+    """The directory of a run (path, name below ``base``, or id); ``UsageError`` without one."""
+    return _find(base, run, places).directory
 
 
 def _attempt(

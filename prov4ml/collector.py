@@ -71,7 +71,8 @@ class _Run:
         self.id = run
         self.directory = directory
         self.log = EventLog(directory / "events", run)
-        self.publisher = Publisher(self.log, directory, options)
+        self._more = threading.Event()
+        self.publisher = Publisher(self.log, directory, options, self.notify)
         self.liveness = Liveness(self.log, self.publisher, leases, waited)
         self.waiting: dict[bytes, bytes] = {}  # producer: address of a client that is ending
         self.unsynced: dict[bytes, bytes] = {}  # producer: address to ack
@@ -83,7 +84,6 @@ class _Run:
         self.last_alive = leases.awake
         self.stopping = False
         self._results = results
-        self._more = threading.Event()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._publish, name=f"prov4ml-{run}", daemon=True)
 

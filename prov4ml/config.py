@@ -27,10 +27,30 @@ if TYPE_CHECKING:
 
     from prov4ml.config_file import File
 
-__all__ = ["SINKS", "VARIABLES", "Settings", "check_address", "find_file", "load", "shaping"]
+__all__ = [
+    "DEFAULT",
+    "RECORDED",
+    "SINKS",
+    "VARIABLES",
+    "Settings",
+    "check_address",
+    "find_file",
+    "load",
+    "shaping",
+]
 
-SINKS: Final = ("provjson", "provn", "turtle", "svg", "parquet")
-"""The built-in sinks: the default list, known without a look at the installed packages."""
+DEFAULT: Final = ("provjson", "provn", "turtle", "svg", "parquet")
+"""The list of sinks where none is given."""
+
+SINKS: Final = (*DEFAULT, "csv", "netcdf", "zarr")
+"""The built-in sinks, known without a look at the installed packages."""
+
+RECORDED: Final = (
+    *("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "OMP_NUM_THREADS"),
+    *("MKL_NUM_THREADS", "PYTHONHASHSEED", "CUBLAS_WORKSPACE_CONFIG", "NCCL_*", "SLURM_*"),
+    *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "CONDA_DEFAULT_ENV"),
+)
+"""Variables that shape what a training computes, and say where it ran."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,28 +58,39 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     namespace: str = "https://w3id.org/prov4ml/"  # absolute IRI that ends in "/" or "#"
     directory: str = "prov"  # where run directories are made
-    sinks: tuple[str, ...] = SINKS
+    sinks: tuple[str, ...] = DEFAULT
     options: dict[str, dict[str, Any]] = {}  # of the sinks on the list, by sink
     detail: str = "series"  # "rank": one entity per series and rank, however many there are
     keep_events: bool = True  # False: the event log goes once the documents are written
     user: bool | str = True  # False: not recorded; a text: recorded under that name
     exit_timeout: float = 10.0  # seconds that end_run may take in all
     spool_limit: int = 2 << 30  # bytes of journals per node
+    code: bool = True  # changes and sources of the code, taken in the background
+    environment: tuple[str, ...] = RECORDED  # names of variables, and patterns of them
     address: str = "auto"  # "none", or where the collector listens
     on_error: str = "raise"  # "warn": what the user could mend disables the run, with a warning
     disabled: bool = False
+    collect_all_processes: bool = True  # False: metrics of rank 0 only
+    disable_codecarbon: bool = False  # True: no energy is measured, and nobody misses it
+    metrics_file_type: str | None = None  # a sink for metric files, added to the list
+    csv_separator: str | None = None
+    use_compressor: str | bool | None = None
+    use_run_id: int | None = None  # the run is <experiment>_<this>, made or continued
     origins: dict[str, str] = {}
 
 
 def shaping(settings: Settings) -> dict[str, Any]:
     """The settings that shape documents; they travel with the run, in plain values."""
-    return {
+    shapes: dict[str, Any] = {
         "namespace": settings.namespace,
         "sinks": list(settings.sinks),
         "options": {name: dict(table) for name, table in settings.options.items()},
         "detail": settings.detail,
         "keep_events": settings.keep_events,
     }
+    if not settings.collect_all_processes:
+        shapes["collect_all_processes"] = False
+    return shapes
 
 
 # ---------------------------------------------------------------------------- one setting
@@ -111,6 +142,15 @@ SETTINGS: Final = (
     _Setting(name="keep_events", check=forms.flag, table="run", key="keep_events"),
     _Setting(name="user", check=forms.user, table="run", key="user"),
     _Setting(
+        name="code",
+        check=forms.flag,
+        text=forms.flag_of,
+        variable="PROV4ML_CODE",
+        table="run",
+        key="code",
+    ),
+    _Setting(name="environment", check=forms.variables, table="run", key="environment"),
+    _Setting(
         name="exit_timeout",
         check=forms.seconds,
         text=float,
@@ -134,6 +174,12 @@ SETTINGS: Final = (
     ),
     _Setting(name="on_error", check=forms.one_of("raise", "warn"), argument="on_error"),
     _Setting(name="disabled", check=forms.flag, text=forms.flag_of, variable="PROV4ML_DISABLED"),
+    _Setting(name="collect_all_processes", check=forms.flag, argument="collect_all_processes"),
+    _Setting(name="disable_codecarbon", check=forms.flag, argument="disable_codecarbon"),
+    _Setting(name="metrics_file_type", check=forms.text, argument="metrics_file_type"),
+    _Setting(name="csv_separator", check=forms.text, argument="csv_separator"),
+    _Setting(name="use_compressor", check=forms.compressor, argument="use_compressor"),
+    _Setting(name="use_run_id", check=forms.count, argument="use_run_id"),
 )
 
 VARIABLES: Final = (
@@ -162,7 +208,7 @@ def load(arguments: Mapping[str, Any], environment: Mapping[str, str], directory
     """The settings for a run that starts in ``directory``.
 
     ``arguments`` has names of ``start_run`` (prov_user_namespace, provenance_save_dir, sinks,
-    on_error); None means not given.  With ``PROV4ML_DISABLED`` no file is read.  Raises
+    on_error, ...); None means not given.  With ``PROV4ML_DISABLED`` no file is read.  Raises
     ``UsageError``, or ``TypeError`` for an argument of the wrong type.
     """
     _warn_of_misspelt(environment)
@@ -170,7 +216,7 @@ def load(arguments: Mapping[str, Any], environment: Mapping[str, str], directory
     disabled = any(given.setting.name == "disabled" and _checked(given) for given in by_hand)
     file = None if disabled else _file(environment, directory)
 
-    values: dict[str, Any] = {"sinks": SINKS}
+    values: dict[str, Any] = {"sinks": DEFAULT}
     origins = {setting.name: "default" for setting in SETTINGS}
     _take(_in_file(file) if file else [], values, origins)
     in_file = values["sinks"]
@@ -184,7 +230,27 @@ def load(arguments: Mapping[str, Any], environment: Mapping[str, str], directory
         for name, table in values["options"].items():
             where = file.where(f"sinks.{name}")
             origins.update({f"sinks.{name}.{option}": f"{where} {option}" for option in table})
+    _add_metric_files(values, origins)
     return Settings(**values, origins=origins)
+
+
+def _add_metric_files(values: dict[str, Any], origins: dict[str, str]) -> None:
+    """What yProv4ML's keywords say of metric files, as sinks and options."""
+    given = {name: values[name] for name in _METRIC_FILES if values.get(name) is not None}
+    if not given:
+        return
+    from prov4ml import config_metrics
+
+    if "metrics_file_type" in given:
+        before = values["sinks"]
+        values["sinks"] = config_metrics.add_sink(given["metrics_file_type"], before)
+        if values["sinks"] != before:
+            origins["sinks"] += f", {origins['metrics_file_type']}"
+    options = values.get("options", {})
+    values["options"] = config_metrics.add_options(options, values["sinks"], given)
+
+
+_METRIC_FILES: Final = ("metrics_file_type", "csv_separator", "use_compressor")
 
 
 def _take(given: Iterable[_Given], values: dict[str, Any], origins: dict[str, str]) -> None:

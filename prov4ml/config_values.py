@@ -16,6 +16,8 @@ from prov4ml.errors import UsageError
 
 __all__ = [
     "address",
+    "compressor",
+    "count",
     "directory",
     "flag",
     "flag_of",
@@ -27,6 +29,7 @@ __all__ = [
     "size",
     "text",
     "user",
+    "variables",
 ]
 
 
@@ -35,7 +38,7 @@ def text(value: Any) -> str:
         raise TypeError(f"must be text, not {type(value).__name__}")
     if not value:
         raise ValueError("must not be empty")
-    return value
+    return str.__str__(value)
 
 
 def flag(value: Any) -> bool:
@@ -100,9 +103,29 @@ def size(value: Any) -> int:
     return value
 
 
+def count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"must be an integer, not {type(value).__name__}")
+    if not 0 <= value < 1 << 62:
+        raise ValueError("must be 0 or more")
+    return int(value)
+
+
+def compressor(value: Any) -> str | bool:
+    """The name of a compression, or whether there is to be one."""
+    return value if isinstance(value, bool) else text(value).lower()
+
+
 def names(value: Any) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError(f"must be a list of sink names, not {type(value).__name__}")
+    return tuple(text(name) for name in value)
+
+
+def variables(value: Any) -> tuple[str, ...]:
+    """Names of variables of the environment, with ``*`` and ``?`` as wildcards."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"must be a list of variables' names, not {type(value).__name__}")
     return tuple(text(name) for name in value)
 
 

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from prov4ml import config, hot
-from prov4ml import events as ev
+from prov4ml.recorder import NoRecorder
 from prov4ml.run import Run
 
 __all__ = ["DisabledRun"]
-
-
-class _NoJournal:
-    """Always busy, so that every metric takes the careful way; keeps nothing."""
-
-    busy = True
-    deferred = ()
-    table = b""
-    series = 0
-    sent = 0
-
-    def append(self, record: bytes) -> None:
-        pass
 
 
 class DisabledRun(Run):
@@ -38,27 +24,12 @@ class DisabledRun(Run):
         self.name = experiment
         self.directory = Path(tempfile.gettempdir()) / "prov4ml-disabled"
         self.rank = 0
-        self._clock = hot.Clock()
-        self._numbers = itertools.count(1)
-        self._params: dict[str, str] = {}
-        self._datasets: dict[int, tuple[Any, int]] = {}
+        self._recorder = NoRecorder()
+        self._clock = self._recorder.clock
         self._ended = None
         self._pid = os.getpid()
-        journal: Any = _NoJournal()
-        self._journal = journal
-        self.log_metric = hot.metric_logger(journal, self._clock)
-
-    def _append(self, event: ev.ClientEvent) -> None:
-        pass
-
-    def _guarded(self, hand_over: Any) -> Any:
-        return None
-
-    def _file_occurrence(self, *_: Any, **__: Any) -> int:
-        return 0
-
-    def _occurrence(self, *_: Any, **__: Any) -> None:
-        pass
+        self._metrics = hot.nowhere(hot.checked)
+        self.log_metric, _ = hot.follower(self._metrics)
 
     def after_fork(self) -> None:
         pass

@@ -80,6 +80,7 @@ def manifest(of: state.RunState, documents: Iterable[Written]) -> dict[str, Any]
         "name": first.name if first else None,
         "experiment": first.experiment if first else None,
         "namespace": first.namespace if first else None,
+        "part_of": next((s.part_of for p in ranks if (s := p.started) and s.part_of), None),
         "prov4ml": first.version if first else None,
         "status": end.status,
         "status_known_by": end.known,

@@ -180,7 +180,8 @@ def compress(directory: Path, stop: Callable[[], bool] = lambda: False) -> None:
         sealed = path.with_name(path.name + ".gz")
         beside = sealed.with_name(sealed.name + ".tmp")
         with open(path, "rb") as source, open(beside, "wb") as raw:
-            with gzip.GzipFile("", "wb", 6, raw, mtime=0) as target:
+            # Level 1: points are mostly noise, 6 takes five times as long and saves 6 %.
+            with gzip.GzipFile("", "wb", 1, raw, mtime=0) as target:
                 while not stop() and (part := source.read(1 << 20)):
                     target.write(part)
             raw.flush()

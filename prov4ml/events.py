@@ -18,6 +18,7 @@ import msgspec
 
 __all__ = [
     "EVENT_FORMAT",
+    "Activity",
     "Artifact",
     "ClientEvent",
     "ClockOffset",
@@ -29,11 +30,15 @@ __all__ = [
     "ContextStarted",
     "Dropped",
     "Ended",
+    "EpochEnded",
+    "EpochStarted",
     "Event",
+    "FinalMetric",
     "Gap",
     "Host",
     "LeaseLost",
     "LeaseRegained",
+    "Linked",
     "OutputSealed",
     "Param",
     "Point",
@@ -90,6 +95,7 @@ class Started(_Base, frozen=True, tag=1):
     python: str
     settings: dict[str, Any]  # everything of the settings that shapes documents
     parent: bytes = b""  # a forked child's parent producer
+    part_of: str = ""  # IRI of the run that this one is nested in
     scheduler: str = ""  # "slurm": whose job this is, and who may preempt it; "": nobody's
 
 
@@ -124,7 +130,7 @@ class Param(_Base, frozen=True, tag=4):
     ``datatype``: "str", "int", "float", "bool", "none", "json" (canonical JSON of a list or
     dict) or "text" (the ``str()`` of any other object).  A value of more than 1,000
     characters is a side file: ``artifact`` is its occurrence number and ``value`` its
-    sha256 in hex.
+    sha256 in hex.  The run used it; so did ``context``, where there is one.
     """
 
     time: int
@@ -132,6 +138,9 @@ class Param(_Base, frozen=True, tag=4):
     datatype: str
     value: str
     artifact: int | None = None
+    context: tuple[str, ...] = ()
+    source: str | None = None  # where it came from, as the user says
+    activity: int = 0  # the number of the activity that it is a parameter of; 0: of the run
 
 
 class Tag(_Base, frozen=True, tag=5):
@@ -143,7 +152,7 @@ class Tag(_Base, frozen=True, tag=5):
 
 
 class ContextStarted(_Base, frozen=True, tag=6):
-    """``with context(...)`` was entered."""
+    """``with context(...)`` was entered, or a context declared."""
 
     time: int
     context: tuple[str, ...]
@@ -160,7 +169,8 @@ class Artifact(_Base, frozen=True, tag=8):
     """One occurrence of something with content: file, dataset, checkpoint, model, environment.
 
     ``kind``: "artifact", "dataset", "checkpoint", "model" (the final one), "environment",
-    "parameter" (side file of a long value).  ``use``: "used", "generated" or "" (neither).
+    "parameter" (side file of a long value), "layers" (of a model), "source" (files of code),
+    "diff" (what a working tree has changed).  ``use``: "used", "generated" or "" (neither).
     ``incoming`` names the copy below ``artifacts/.incoming/``; None when there is no copy.
     Attributes have plain names: samples, parameters, packages, python, ...
     """
@@ -179,6 +189,14 @@ class Artifact(_Base, frozen=True, tag=8):
     epoch: int | None = None
     use: str = ""
     attributes: dict[str, Scalar] = {}
+    derived: tuple[int | str, ...] = ()  # from: numbers on the same producer, IRIs of other runs'
+    activity: int = 0  # the number of the activity that used or made it; 0: the context did
+    tuned: int = (
+        0  # so many of ``derived``, the first ones, are models that this one was tuned from
+    )
+    folder: int = (
+        0  # the number of the occurrence (a folder, files by a pattern) that it is part of
+    )
 
 
 class Split(_Base, frozen=True, tag=9):
@@ -189,6 +207,10 @@ class Split(_Base, frozen=True, tag=9):
     context: tuple[str, ...] = ()
     dataset: int | None = None  # occurrence number of the dataset on the same producer
     attributes: dict[str, Scalar] = {}  # samples, batch_size, batches, shuffle, seed, ...
+    parent: str = (
+        ""  # the name of the split, logged before on the same producer, that it is part of
+    )
+    activity: int = 0  # the number of the activity that used it; 0: the context did
 
 
 class Source(_Base, frozen=True, tag=10):
@@ -245,6 +267,76 @@ class Dropped(_Base, frozen=True, tag=15):
     reason: str
     points: int = 0  # of them points of metrics, or their series
     since: int | None = None  # when the first of them was dropped
+
+
+class EpochStarted(_Base, frozen=True, tag=16):
+    """``with epoch(...)`` was entered.
+
+    What the producer says until the end of it belongs to the epoch, where its context is this
+    one or inside it and it names no epoch itself.  Of several that are open the one of the
+    innermost context counts, of these the one entered last.
+    """
+
+    time: int
+    epoch: int
+    context: tuple[str, ...] = ()
+    activity: bool = False  # it is an activity, which makes and uses what is logged in it
+
+
+class EpochEnded(_Base, frozen=True, tag=17):
+    """``with epoch(...)`` was left."""
+
+    time: int
+    epoch: int
+    context: tuple[str, ...] = ()
+
+
+class Activity(_Base, frozen=True, tag=18):
+    """An activity of its own; said when it starts and, with its status, when it ends."""
+
+    time: int
+    n: int  # counted by the client from 1, as occurrences are
+    name: str
+    context: tuple[str, ...] = ()
+    parent: int = 0  # the number of the activity around it
+    status: str = "running"  # then "finished" or "failed"
+    error_type: str | None = None
+    error_message: str | None = None
+    started: int | None = None  # when it ends: the time at which it started
+
+
+class Linked(_Base, frozen=True, tag=19):
+    """An occurrence that another call logged was used or generated by an activity.
+
+    An occurrence is generated once: the first activity to claim it stands for the context that
+    logged it, unless it began later than that.
+    """
+
+    time: int
+    n: int  # of the occurrence, on the same producer
+    use: str  # "used" or "generated"
+    activity: int = 0  # its number; 0: the context
+    context: tuple[str, ...] = ()
+
+
+class FinalMetric(_Base, frozen=True, tag=20):
+    """A metric of which one value is wanted; said when that is registered.
+
+    ``fold``: "add", "subtract", "min", "max", "mean", "last" are computed from the points of all
+    processes.  "callable" is computed by the process that registered it, which says this again,
+    with ``value``, at its end.
+    """
+
+    time: int
+    n: int  # counted by the client from 1
+    name: str
+    fold: str
+    initial: float
+    context: tuple[str, ...] = ()  # (): whatever the context of the points is
+    label: str = ""  # what a callable is called
+    value: float | None = None
+    count: int = 0  # points that went into ``value``
+    error: str | None = None  # why there is no value
 
 
 # ----------------------------------------------------------------------- from a collector
@@ -397,6 +489,11 @@ ClientEvent: TypeAlias = (
     | Ended
     | ClockStepped
     | Dropped
+    | EpochStarted
+    | EpochEnded
+    | Activity
+    | Linked
+    | FinalMetric
 )
 CollectorEvent: TypeAlias = (
     CollectorStarted

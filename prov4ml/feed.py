@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+from msgspec import structs
+
 from prov4ml import events as ev
 from prov4ml import sink, wire
+from prov4ml.doings import IN_EPOCHS, Epochs
 from prov4ml.eventlog import EventLog, Frame, Reader
 from prov4ml.talk import log
 
@@ -22,11 +25,12 @@ _FLUSH: Final = 1.0  # s
 
 
 class Chunks:
-    """Frames to chunks: knows every producer's rank and series, cuts overlaps."""
+    """Frames to chunks: knows every producer's rank, series and epochs, cuts overlaps."""
 
     def __init__(self) -> None:
         self._who: dict[bytes, tuple[int, int]] = {}
         self._series: dict[bytes, dict[int, sink.SeriesKey]] = {}
+        self._epochs: dict[bytes, Epochs] = {}
         self._next: dict[bytes, int] = {}
 
     def take(self, frame: Frame) -> sink.Chunk | None:
@@ -36,17 +40,30 @@ class Chunks:
             for definition in wire.decode_table(frame.batch):
                 self._define(series, definition)
             return None
-        first = max(frame.first, self._next.get(frame.producer, 0))
+        reached = self._next.get(frame.producer, 0)
+        first = max(frame.first, reached)
         self._next[frame.producer] = max(first, frame.first + frame.count)
         decoded = wire.decode_batch(frame.batch, frame.count)[first - frame.first :]
+        if not decoded:
+            return None
+        epochs = self._epochs.setdefault(frame.producer, Epochs())
+        if first > reached:
+            epochs.gap(decoded)
         events = tuple(event for event in decoded if not isinstance(event, str))
+        turns = bool(epochs)
         for event in events:
+            if type(event) is ev.Point:
+                continue
             if type(event) is ev.SeriesDefined:
                 self._define(series, event)
             elif type(event) is ev.Started:
                 self._who[frame.producer] = (event.rank, event.attempt)
+            elif type(event) is ev.EpochStarted:
+                turns = True
         if not events:
             return None
+        if turns:
+            events = tuple(_placed(events, epochs, series))
         rank, attempt = self._who.get(frame.producer, (0, 0))
         return sink.Chunk(
             frame.producer, rank, attempt, frame.number, first, events, MappingProxyType(series)
@@ -55,6 +72,34 @@ class Chunks:
     @staticmethod
     def _define(series: dict[int, sink.SeriesKey], d: ev.SeriesDefined) -> None:
         series.setdefault(d.series, sink.SeriesKey(d.name, tuple(d.context), d.source))
+
+
+def _placed(
+    events: tuple[ev.Event, ...], epochs: Epochs, series: Mapping[int, sink.SeriesKey]
+) -> Iterator[ev.Event]:
+    """The events, and each point and occurrence in an epoch says so."""
+    known: dict[int, int | None] = {}  # the epoch of a series' points, until the next turn
+    for event in events:
+        if type(event) is ev.Point:
+            number = event.series
+            if number not in known:
+                key = series.get(number)
+                around = None if key is None else epochs.around(key.context)
+                known[number] = None if around is None else around.number
+            epoch = known[number]
+            if epoch is not None and event.epoch is None:
+                event = ev.Point(number, event.time, event.value, event.step, epoch, event.logged)
+        elif type(event) is ev.EpochStarted:
+            epochs.start(event)
+            known.clear()
+        elif type(event) is ev.EpochEnded:
+            epochs.end(event)
+            known.clear()
+        elif type(event) is ev.Artifact and event.epoch is None and event.kind in IN_EPOCHS:
+            around = epochs.around(tuple(event.context))
+            if around is not None:
+                event = structs.replace(event, epoch=around.number)
+        yield event
 
 
 class Feed:
@@ -66,7 +111,7 @@ class Feed:
         target: sink.Target,
         options: Mapping[str, Any],
         log: EventLog,
-        emit: Callable[[ev.CollectorEvent], None],
+        emit: Callable[[ev.CollectorEvent], object],
     ) -> None:
         self.name = name
         self.done = threading.Event()

@@ -1,6 +1,7 @@
 """The metric call: check, encode, copy, commit; nothing else.
 
-``metric_logger`` makes the function that ``Run.log_metric`` is.  A point of a known series
+``metric_logger`` makes the function that ``Run.log_metric`` is, ``follower`` the one of the module,
+which goes where the current run is.  A point of a known series
 with a ``float`` value and an ``int`` or no step takes the short way: fixed-width msgpack
 behind a prebuilt prefix, packed straight into the mapped journal.  Everything else (first
 point of a series, other number types, ``timestamp=``) goes round once and checks its arguments
@@ -15,9 +16,11 @@ import math
 import operator
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import Any, Final
+from enum import Enum
+from functools import partial
+from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
@@ -25,9 +28,24 @@ from prov4ml import segment as seg
 from prov4ml.errors import UsageError
 from prov4ml.events import Point, SeriesDefined
 from prov4ml.journal import WRITERS, Deferred, Journal
+from prov4ml.readback import Readback, elsewhere, single
 from prov4ml.wire import MAX_RECORD
 
-__all__ = ["Clock", "context_path", "metric_logger", "scope"]
+__all__ = [
+    "Bound",
+    "Clock",
+    "MetricCall",
+    "bind",
+    "checked",
+    "context_path",
+    "current_path",
+    "follower",
+    "metric_logger",
+    "nowhere",
+    "number",
+    "placed",
+    "scope",
+]
 
 Path = tuple[str, ...]
 
@@ -58,14 +76,36 @@ class Clock:
         return time.monotonic_ns() + self.offset
 
 
-def metric_logger(journal: Journal, clock: Clock) -> Callable[..., None]:
+class MetricCall(Protocol):
+    """``log_metric``, as ``Run`` and the module have it."""
+
+    def __call__(
+        self,
+        key: str,
+        value: Any,
+        context: str | None = None,
+        step: int | None = None,
+        source: str | None = None,
+        timestamp: Any = None,
+    ) -> None: ...
+
+
+Bound: TypeAlias = tuple[Any, dict[Any, dict[str, bytes]], int, Callable[..., object]]
+"""Where metric calls go: journal, prefixes by context and name, clock offset, the careful way."""
+
+
+def metric_logger(journal: Journal, clock: Clock) -> MetricCall:
     """The ``log_metric`` of a run that writes into ``journal``."""
-    series: dict[Any, dict[str, bytes]] = {}  # by context, or with the source; then by name
-    numbers: dict[tuple[str, Path, str | None], int] = {}
-    defined: set[int] = set()  # whose definition the journal holds
-    pending: dict[int, Deferred] = {}  # definitions that interrupted a writer
-    counter = itertools.count()
-    offset = clock.offset
+    return follower(bind(journal, clock, Readback(journal, number)))[0]
+
+
+def nowhere(instead: Callable[..., object]) -> Bound:
+    """Every call goes to ``instead``, which may raise; nothing is written."""
+    return None, {}, 0, instead
+
+
+def follower(bound: Bound) -> tuple[MetricCall, Callable[[Bound], None]]:
+    """A ``log_metric``, and the function that points it elsewhere, from one call to the next."""
     now = time.monotonic_ns
     pack, pack_short = _STEP.pack_into, _NO_STEP.pack_into
     default = scope.get
@@ -78,6 +118,8 @@ def metric_logger(journal: Journal, clock: Clock) -> Callable[..., None]:
         source: str | None = None,
         timestamp: Any = None,
     ) -> None:
+        """One value of a metric series; see ``Run.log_metric``."""
+        journal, series, offset, careful = bound  # one look: another thread may point us elsewhere
         if type(value) is not float or timestamp is not None:
             careful(key, value, context, step, source, timestamp)
             return
@@ -86,6 +128,8 @@ def metric_logger(journal: Journal, clock: Clock) -> Callable[..., None]:
         try:
             prefix = (series[context] if source is None else series[_SOURCE, source, context])[key]
         except (KeyError, TypeError):
+            prefix = None
+        if prefix is None:  # not in the handler: an error of the arguments stands alone
             careful(key, value, context, step, source, None)
             return
         moment = now() + offset
@@ -97,9 +141,9 @@ def metric_logger(journal: Journal, clock: Clock) -> Callable[..., None]:
                 journal.busy = True  # no call between the test and this
                 if journal.position <= journal.limit or journal.room(34):
                     position = journal.position
-                    pack(journal.buffer, position, prefix, moment, b"\xcb", value, b"\xd3", step)  # type: ignore[arg-type]
+                    pack(journal.buffer, position, prefix, moment, b"\xcb", value, b"\xd3", step)
                     journal.position = position + 34
-                    journal.words[16] = journal.commit = journal.commit + _STEP_COMMIT  # type: ignore[index]
+                    journal.words[16] = journal.commit = journal.commit + _STEP_COMMIT
             except struct.error:
                 raise UsageError(f"step {_shown(step)} does not fit into 64 bits") from None
             finally:
@@ -114,9 +158,9 @@ def metric_logger(journal: Journal, clock: Clock) -> Callable[..., None]:
                 journal.busy = True
                 if journal.position <= journal.limit or journal.room(26):
                     position = journal.position
-                    pack_short(journal.buffer, position, prefix, moment, b"\xcb", value, b"\xc0")  # type: ignore[arg-type]
+                    pack_short(journal.buffer, position, prefix, moment, b"\xcb", value, b"\xc0")
                     journal.position = position + 26
-                    journal.words[16] = journal.commit = journal.commit + _NO_STEP_COMMIT  # type: ignore[index]
+                    journal.words[16] = journal.commit = journal.commit + _NO_STEP_COMMIT
             finally:
                 journal.busy = False
                 if journal.deferred:
@@ -124,32 +168,77 @@ def metric_logger(journal: Journal, clock: Clock) -> Callable[..., None]:
         else:
             careful(key, value, context, step, source, None)
 
-    def careful(key: Any, value: Any, context: Any, step: Any, source: Any, timestamp: Any) -> None:
+    def follow(other: Bound) -> None:
+        nonlocal bound
+        bound = other
+
+    WRITERS.add(log_metric.__code__)
+    return log_metric, follow
+
+
+def bind(
+    journal: Journal,
+    clock: Clock,
+    readback: Readback,
+    parents: Mapping[str, str] | None = None,
+    watchers: Mapping[str, Callable[[Path, float], None]] | None = None,
+) -> Bound:
+    """Where the metric calls of a run go; ``readback`` takes values that lie on a device.
+
+    ``parents``: contexts that stand under another one, see ``placed``.  ``watchers``: what wants to
+    see each value of a metric, by name; such a metric never takes the short way.  Who adds to
+    either clears the prefixes afterwards.
+    """
+    under = {} if parents is None else parents
+    watched = {} if watchers is None else watchers
+    series: dict[Any, dict[str, bytes]] = {}  # by context, or with the source; then by name
+    numbers: dict[tuple[str, Path, str | None], int] = {}
+    defined: set[int] = set()  # whose definition the journal holds
+    pending: dict[int, Deferred] = {}  # definitions that interrupted a writer
+    counter = itertools.count()
+
+    def careful(
+        key: Any,
+        value: Any,
+        context: Any,
+        step: Any,
+        source: Any,
+        timestamp: Any,
+        unit: str | None = None,
+    ) -> None:
         """Check everything, by name; define the series if it is new."""
-        name = text("key", key)
-        number = real("value", value)
-        path = context_path(context) if context is not None else scope.get() or ()
-        if source is not None:
-            source = text("source", source)
-        if step is not None:
-            step = whole("step", step)
-        at = None if timestamp is None else nanoseconds(timestamp)
-        identity = define(name, path, source)
-        if identity in defined:
-            table = series.setdefault(_table_key(context, path, source), {})
-            table.setdefault(name, _PREFIX + struct.pack(">I", identity) + b"\xd3")
+        name, given, said, step, source, at = checked(key, value, context, step, source, timestamp)
+        path = placed(said, under)
+        identity = define(name, path, source, unit)
         moment = clock.now()
         point = Point(
             identity,
             moment if at is None else at,
-            number,
+            given if type(given) is float else math.nan,
             step,
             None,
             None if at is None else moment,
         )
+        watcher = watched.get(name)
+        if type(given) is not float or identity in readback.waiting:
+            readback.add(point, given, None if watcher is None else partial(watcher, path))
+            for table in list(series.values()):  # no short way past those that wait
+                if table.get(name) == _prefix(identity):
+                    table.pop(name, None)
+            return
+        if identity in defined and watcher is None:
+            table = series.setdefault(_table_key(context, said, source), {})
+            if name not in table:
+                with readback.lock:
+                    if identity not in readback.waiting:
+                        table[name] = _prefix(identity)
+                if name in watched or placed(said, under) != path:  # since another thread's call
+                    table.pop(name, None)
         journal.append(msgspec.msgpack.encode(point))
+        if watcher is not None:
+            watcher(path, given)
 
-    def define(name: str, path: Path, source: str | None) -> int:
+    def define(name: str, path: Path, source: str | None, unit: str | None) -> int:
         """The number of a series, whose definition stands before the next event of this call.
 
         Other threads may be defining the same series: then the definition stands there twice,
@@ -163,7 +252,7 @@ def metric_logger(journal: Journal, clock: Clock) -> Callable[..., None]:
             defined.add(identity)
             pending.pop(identity, None)
         if identity not in defined:
-            record = msgspec.msgpack.encode(SeriesDefined(identity, name, path, source))
+            record = msgspec.msgpack.encode(SeriesDefined(identity, name, path, source, unit))
             if len(record) > MAX_RECORD:
                 raise UsageError(
                     f"key, context and source have {len(record):,} bytes; {MAX_RECORD:,} are kept"
@@ -176,14 +265,19 @@ def metric_logger(journal: Journal, clock: Clock) -> Callable[..., None]:
                 pending[identity] = waiting
         return identity
 
-    WRITERS.add(log_metric.__code__)
     WRITERS.add(careful.__code__)
     WRITERS.add(define.__code__)
-    return log_metric
+    return journal, series, clock.offset, careful
+
+
+def _prefix(identity: int) -> bytes:
+    """What stands before the time in a point of a series."""
+    return _PREFIX + struct.pack(">I", identity) + b"\xd3"
 
 
 def _table_key(context: Any, path: Path, source: str | None) -> Any:
-    first: Any = context if isinstance(context, str) else (path or None)
+    named = isinstance(context, (str, Enum)) and not isinstance(context, int)
+    first: Any = context if named else (path or None)
     return first if source is None else (_SOURCE, source, first)
 
 
@@ -191,6 +285,48 @@ assert seg.COMMIT == 16  # written out in log_metric
 
 
 # ------------------------------------------------------------------------ argument checks
+
+
+def checked(
+    key: Any,
+    value: Any,
+    context: Any,
+    step: Any,
+    source: Any,
+    timestamp: Any,
+    unit: str | None = None,
+) -> tuple[str, Any, Path, int | None, str | None, int | None]:
+    """The arguments of a metric call as they are kept; raises ``TypeError`` or ``UsageError``.
+
+    The value is a float, or what it was if reading it would wait for a device.
+    """
+    return (
+        text("key", key),
+        _given(value),
+        current_path(context),
+        None if step is None else whole("step", step),
+        None if source is None else text("source", _name(source)),
+        None if timestamp is None else nanoseconds(timestamp),
+    )
+
+
+def _given(value: Any) -> Any:
+    if getattr(value, "device", None) is None or not elsewhere(value):
+        return real("value", value)
+    single("value", value)
+    return value
+
+
+def number(value: Any) -> float:
+    """The number of a metric, waiting for its device if it lies on one."""
+    return real("value", value)
+
+
+def _name(value: Any) -> Any:
+    """The name of a member of an ``Enum`` that is no string; other things as they are."""
+    if isinstance(value, Enum) and not isinstance(value, str):
+        return value.value if isinstance(value.value, str) else value.name.lower()
+    return value
 
 
 def text(argument: str, value: Any) -> str:
@@ -293,8 +429,23 @@ def nanoseconds(value: Any) -> int:
     return result
 
 
+def current_path(context: Any) -> Path:
+    """The context that a call names, else the one that ``with context(...)`` set."""
+    return (scope.get() or ()) if context is None else context_path(context)
+
+
+def placed(path: Path, parents: Mapping[str, str]) -> Path:
+    """A path put under the contexts that its first name stands under."""
+    while parents and path and path[0] in parents:
+        path = (parents[path[0]], *path)
+    return path
+
+
 def context_path(value: Any) -> Path:
-    """A context as a path: a name, or a path as ``context(...)`` nests them."""
+    """A context as a path: a name, or a path as ``context(...)`` nests them.
+
+    A member of an ``Enum`` without texts goes by its name in small letters.
+    """
     if isinstance(value, tuple):
-        return tuple(text("context", part) for part in value)
-    return (text("context", value),)
+        return tuple(text("context", _name(part)) for part in value)
+    return (text("context", _name(value)),)

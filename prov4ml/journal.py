@@ -78,7 +78,7 @@ class Journal:
 
     ``position``, ``commit``, ``limit``, ``buffer``, ``words`` describe the current segment and
     are written only by whoever holds ``busy``.  ``definitions`` holds the encoded series, to be
-    repeated in each segment.  ``prologue`` gives the first record of a forked child's journal.
+    repeated in each segment.  ``prologue`` gives the first records of a forked child's journal.
     ``quota`` says whether there may be another segment; a small one may be where all but the
     current one are acked, so that a collector that keeps up is always heard.
     """
@@ -132,7 +132,7 @@ class Journal:
         self.definitions: list[bytes] = []
         self.closed = False
         self.busy = False
-        self.prologue: Callable[[], bytes] | None = None
+        self.prologue: Callable[[], list[bytes]] | None = None
         self._reset(who)
         first = self._make(SMALLEST)  # raises: the user can mend it before training starts
         first.begin(0, b"")
@@ -249,16 +249,17 @@ class Journal:
         return self._turn(length, metric, kept)
 
     def _introduce(self, length: int, metric: bool) -> bool:
-        """A forked child's first segment, and its first record."""
-        record = b"" if self.prologue is None else self.prologue()
-        if self.current is None and not self._turn(len(record) + length, False, _LAST):
+        """A forked child's first segment, and its first records."""
+        records = [] if self.prologue is None else self.prologue()
+        first = b"".join(records)
+        if self.current is None and not self._turn(len(first) + length, False, _LAST):
             return False
-        position, length = self.position, len(record)
-        if record:
-            self.buffer[position : position + length] = record  # type: ignore[index]
+        position, length, count = self.position, len(first), len(records)
+        if records:
+            self.buffer[position : position + length] = first  # type: ignore[index]
             # No call from here on.
             self.position = position + length
-            self.commit = commit = self.commit + (1 << 32) + length
+            self.commit = commit = self.commit + (count << 32) + length
             self.words[seg.COMMIT] = commit  # type: ignore[index]
         self.introduced = True
         return not (metric and self.reserving) or self._turn(length, metric, _LAST)
@@ -445,16 +446,20 @@ class Journal:
                 return
             self.sealed.pop(0).remove()
 
-    def end(self, last: bytes = b"") -> None:
+    def end(self, last: bytes = b"", lost: int = 0, why: str = "") -> None:
         """Take ``last`` and nothing more: later calls, of any thread, raise ``UsageError``.
 
-        Before it stands the count of what was dropped, when nothing has told it yet.
+        Before it stands the count of what was dropped, when nothing has told it yet; ``lost``
+        metric points that were never written, for the reason ``why``, are part of it.
         """
         if self._hold():
             try:
                 while self.deferred:
                     self._write(self.deferred[0].record)
                     self.deferred.popleft().written = True
+                for _ in range(lost):
+                    self.why = self.why if self.dropped else why
+                    self._drop(True)
                 if last and not self.closed:
                     if self.dropped and self.room(len(last) + _LAST // 2, False, 0):
                         mark = self.mark()

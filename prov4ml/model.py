@@ -6,8 +6,9 @@ held beside the state grows with contexts, ranks and distinct names, not with wh
 Elements stand once, no statement stands twice, an id is an activity, an entity or an agent.
 
 This module tells of the run itself: who and what started it, from which code, and its tags.
-``model_processes`` has attempts, ranks and contexts, ``model_things`` parameters, data, files and
-models, ``model_metrics`` the series, ``model_attempts`` what a resume made of them,
+``model_processes`` has attempts, ranks and contexts, ``model_activities`` what people open in
+them, ``model_things`` parameters, data, files and models, ``model_metrics`` the series,
+``model_attempts`` what a resume made of them, ``model_evaluations`` what they come to,
 ``model_names`` the identifiers and ``model_times`` the intervals.  Sources: W3C PROV-DM and
 PROV-CONSTRAINTS; ML-Schema, FAIR4ML and DCMI terms where they have the word.
 """
@@ -17,10 +18,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from prov4ml import events as ev
+from prov4ml.model_activities import activities, epochs
 from prov4ml.model_attempts import abandoned, combined
+from prov4ml.model_evaluations import evaluations
 from prov4ml.model_metrics import Kept, metrics
 from prov4ml.model_names import Names
 from prov4ml.model_processes import (
@@ -39,7 +42,7 @@ from prov4ml.model_things import artifacts, parameters, plain, splits
 from prov4ml.model_times import View, view
 from prov4ml.picture import Picture
 from prov4ml.provdm import Attributes, Document, Element, Name, Relation, Statement, Value
-from prov4ml.state import RunState, clients, run_status
+from prov4ml.state import Producer, RunState, clients, run_status
 
 __all__ = ["document", "statements"]
 
@@ -47,6 +50,9 @@ Pair = tuple[str, Value]
 
 _MAX_KEY: Final = 120
 """Bytes of a name's segment (``provdm.segment``); longer keys of tags are told beside it."""
+
+_FILES: Final = ("diff", "sources")
+"""Facts of the code that are numbers of occurrences."""
 
 _LAUNCHER: Final = (("prov:role", Name("p4:launcher")),)
 
@@ -68,6 +74,8 @@ def statements(state: RunState) -> Iterator[Statement]:
     yield from processes(seen)
     yield from strangers(seen)
     yield from contexts(seen)
+    yield from epochs(seen)
+    yield from activities(seen)
     yield from parameters(seen)
     yield from splits(seen)
     yield from artifacts(seen)
@@ -75,6 +83,7 @@ def statements(state: RunState) -> Iterator[Statement]:
     yield from metrics(seen, kept)
     yield from abandoned(seen)
     yield from combined(seen, kept)
+    yield from evaluations(seen, kept)
 
 
 # -------------------------------------------------------------- people, code, machines
@@ -99,37 +108,84 @@ def _surroundings(seen: View) -> Iterator[Statement]:
         if command.directory:
             facts.append(("p4:workingDirectory", command.directory))
         yield Element("entity", id, tuple(facts))
-    for id, source in _sources(seen).values():
-        yield Element("entity", id, _source(source))
+    for code in {code.id: code for code in _sources(seen).values()}.values():
+        yield Element("entity", code.id, _source(seen, code))
     for name, host in hosts.items():
         told = plain(host.attributes) if host is not None else []
         facts = [*types("p4:Host"), ("prov:label", name), *told]
         yield Element("entity", names.host(name), tuple(facts))
 
 
-def _sources(seen: View) -> dict[str, tuple[str, ev.Source]]:
-    """Distinct states of the code; the first one heads the list."""
-    found: dict[str, tuple[str, ev.Source]] = {}
+class _Code(NamedTuple):
+    """One state of the code, and the process that told most of it."""
+
+    id: str
+    source: ev.Source
+    teller: Producer
+
+
+def _sources(seen: View) -> dict[bytes, _Code]:
+    """The state of the code of each process that told of it.
+
+    One process of a run looks at what a working tree has changed: what others, who did not look,
+    say of the same commit is the same state.
+    """
+    told: dict[bytes, str] = {}
+    first: dict[str, tuple[Producer, ev.Source]] = {}
     for p in seen.clients:
         if p.source is not None:
-            facts = _code(p.source)
-            if facts not in found:
-                id = seen.names.source
-                found[facts] = (seen.names.other(id, facts) if found else id, p.source)
-    return found
+            told[p.id] = _state(seen, p, p.source)
+            first.setdefault(told[p.id], (p, p.source))
+    for key, (_, source) in list(first.items()):
+        if not source.attributes:
+            place = _place(source)
+            fuller = (k for k, (_, s) in first.items() if s.attributes and _place(s) == place)
+            other = next(fuller, None)
+            if other is not None:
+                told = {id: other if k == key else k for id, k in told.items()}
+                del first[key]
+    names = seen.names
+    codes: dict[str, _Code] = {}
+    for key, (p, source) in first.items():
+        id = names.other(names.source, key) if codes else names.source
+        codes[key] = _Code(id, source, p)
+    return {id: codes[key] for id, key in told.items()}
 
 
-def _code(s: ev.Source) -> str:
-    return repr((s.script, s.remote, s.commit, s.branch, s.attributes))
+def _place(s: ev.Source) -> tuple[str | None, ...]:
+    return s.script, s.remote, s.commit, s.branch
 
 
-def _source(s: ev.Source) -> Attributes:
+def _state(seen: View, p: Producer, s: ev.Source) -> str:
+    """What tells states apart; files by their content, not by the number that they have here."""
+    facts: dict[str, ev.Scalar] = dict(s.attributes)
+    for name in _FILES:
+        if name in facts:
+            stored = seen.state.stored.get((p.id, _number(facts[name])))
+            if stored is not None and stored.sha256 is not None:
+                facts[name] = stored.sha256
+    return repr((s.script, s.remote, s.commit, s.branch, facts))
+
+
+def _number(value: ev.Scalar) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _source(seen: View, code: _Code) -> Attributes:
+    s = code.source
     facts: list[Pair] = [*types("prov:Plan", "mls:Implementation")]
     facts.append(("prov:label", s.script if s.script is not None else "interactive"))
     for name, value in (("remote", s.remote), ("commit", s.commit), ("branch", s.branch)):
         if value is not None:
             facts.append((f"p4:{name}", value))
-    return (*facts, *plain(s.attributes))
+    kinds = {a.n: a.kind for a in reversed(code.teller.artifacts)}
+    for name, fact in s.attributes.items():
+        if name in _FILES and kinds.get(_number(fact)) in ("diff", "source"):
+            file = seen.names.occurrence(code.teller, _number(fact))
+            facts.append((f"p4:{name}", Name(file)))
+        else:
+            facts += plain({name: fact})
+    return tuple(facts)
 
 
 # ------------------------------------------------------------------------------ the run
@@ -138,7 +194,9 @@ def _source(s: ev.Source) -> Attributes:
 def _run(seen: View) -> Iterator[Statement]:
     state, names, run = seen.state, seen.names, seen.times.run
     first = next(p.started for p in seen.clients if p.started is not None)
-    facts: list[Pair] = [*types("mls:Run"), ("prov:label", first.name), *ending(run_status(state))]
+    facts: list[Pair] = [*types("mls:Run"), ("prov:label", first.name)]
+    facts += [("dcterms:isPartOf", Name(outer)) for outer in names.outer]
+    facts += ending(run_status(state))
     known = [account(state, p) for p in seen.clients]
     facts += accounts(sum(column) for column in zip(*known, strict=True))
     facts += [("p4:sinkFailure", f"{sink}: {error}") for sink, error in sorted(state.failures)]
@@ -174,7 +232,7 @@ def _associations(seen: View) -> Iterator[Statement]:
             people.add(agent)
         mine = plans.setdefault(agent, {})
         if p.source is not None:
-            mine[sources[_code(p.source)][0]] = None
+            mine[sources[p.id].id] = None
     for agent, mine in plans.items():
         role = _LAUNCHER if agent in people else ()
         for plan in mine or (None,):

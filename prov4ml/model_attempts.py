@@ -107,7 +107,7 @@ def _entity(
 
 def combined(view: View, kept: Kept) -> Iterator[Statement]:
     """Each series over all attempts and ranks, derived from what stands of it."""
-    if not kept:
+    if len(view.times.attempts) < 2:
         return
     store = store_of(view)
     names = view.names
@@ -119,7 +119,7 @@ def combined(view: View, kept: Kept) -> Iterator[Statement]:
         id = _series(names, None, None, key)
         facts: list[Pair] = [("prov:type", Name("p4:MetricSeries")), ("prov:label", name)]
         if context:
-            activities = dict.fromkeys(activity for _, activity in parts)
+            activities = dict.fromkeys(part.activity for part in parts)
             facts += [("p4:context", Name(activity)) for activity in activities]
         facts.append(total.of)
         if source is not None:
@@ -129,8 +129,8 @@ def combined(view: View, kept: Kept) -> Iterator[Statement]:
             facts.append(("dcterms:isPartOf", store))
         yield Element("entity", id, tuple(facts))
         yield Relation("wasGeneratedBy", (id, names.run))
-        for part, _ in parts:
-            yield Relation("wasDerivedFrom", (id, part, None, None, None))
+        for part in parts:
+            yield Relation("wasDerivedFrom", (id, part.id, None, None, None))
         yield Relation("hadMember", (names.results, id))
 
 

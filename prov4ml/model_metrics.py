@@ -14,14 +14,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from copy import copy
-from typing import Final
+from typing import Final, NamedTuple
 
 from prov4ml import events as ev
 from prov4ml.model_times import View
 from prov4ml.provdm import Element, Name, Relation, Statement, Value, segment
-from prov4ml.state import Key, Path, Producer, Series
+from prov4ml.state import Key, Path, Producer, RunState, Series
 
-__all__ = ["MANY", "Kept", "Total", "detailed", "metrics", "statistics", "store_of", "summed"]
+__all__ = [
+    "MANY",
+    "Kept",
+    "Stated",
+    "Total",
+    "detailed",
+    "metrics",
+    "statistics",
+    "store_of",
+    "stored",
+    "summed",
+]
 
 MANY: Final = 16
 """Ranks of an attempt up to which each has series of its own."""
@@ -32,35 +43,49 @@ _SERIES: Final = ("prov:type", Name("p4:MetricSeries"))
 _STORE: Final = ("prov:type", Name("p4:MetricStore"))
 _FILE: Final = ("prov:type", Name("p4:MetricFile"))
 _OUTPUT: Final = ("prov:type", Name("p4:Output"))
-_PART: Final = re.compile(r"metrics/part-(\d+)-(\d+)\.parquet")
+_SINKS: Final = ("parquet", "csv", "zarr", "netcdf")  # each holds all points, in its own format
+_PART: Final = re.compile(r"metrics/part-(\d+)-(\d+)\.[a-z.]+")
 
 
 def store_of(view: View) -> Name | None:
     """The store that holds the points of all series, those left behind by a resume too."""
-    state = view.state
-    wanted = not state.opened or any("parquet" in o.sinks for o in state.opened.values())
-    stored = any(p.points for p in view.clients) and bool(_parts(view) or wanted)
-    return Name(view.names.metrics) if stored else None
+    there = any(p.points for p in view.clients) and stored(view.state)
+    return Name(view.names.metrics) if there else None
+
+
+def stored(state: RunState) -> bool:
+    """Whether a sink of points is on the list of the run, or has written a file."""
+    opened = state.opened.values()
+    wanted = not opened or any(name in o.sinks for o in opened for name in _SINKS)
+    return wanted or any(o.sink in _SINKS for o in state.outputs.values())
 
 
 def metrics(view: View, kept: Kept) -> Iterator[Statement]:
-    """The store with its files, then every series; ``kept`` is told which those of attempts are."""
+    """The store with its files, then every series; ``kept`` is told which of them others need.
+
+    They are needed for the series over several attempts, and for metrics of which one value is
+    wanted.
+    """
     state, names = view.state, view.names
     parts = _parts(view)
     store = store_of(view)
     if store is not None:
         facts: list[Pair] = [_STORE, ("prov:label", "metrics"), ("prov:location", "metrics/")]
         if parts:
-            facts.append(("p4:rows", sum(part.rows for part in parts)))
+            rows = [sum(part.rows for part in parts if part.sink == sink) for sink in _SINKS]
+            facts.append(("p4:rows", max(rows)))  # each holds them all, unless it failed
         yield Element("entity", names.metrics, tuple(facts))
         yield _written(view, names.metrics, view.times.run.end)
     for part in parts:
         yield from _file(view, part, store)
     for output in sorted(state.outputs.values(), key=lambda o: o.path):
-        if output.sink != "parquet":
+        if output.sink not in _SINKS:
             yield from _file(view, output, None)
+    needed = None  # all
+    if len(view.times.attempts) == 1:
+        needed = frozenset(f.name for p in view.clients for f in p.finals.values())
     for attempt in view.times.attempts:
-        yield from _series_of(view, attempt, store, kept)
+        yield from _series_of(view, attempt, store, kept, needed)
 
 
 # ---------------------------------------------------------------------------------- files
@@ -68,16 +93,18 @@ def metrics(view: View, kept: Kept) -> Iterator[Statement]:
 
 def _parts(view: View) -> list[ev.OutputSealed]:
     """Files of points, without those that a merged one replaced."""
-    found = sorted((o for o in view.state.outputs.values() if o.sink == "parquet"), key=_order)
     kept: list[ev.OutputSealed] = []
-    end = -1
-    for output in found:
-        span = _PART.fullmatch(output.path)
-        if span is not None:
-            if int(span[2]) <= end:
-                continue
-            end = int(span[2])
-        kept.append(output)
+    for sink in _SINKS:
+        end = -1
+        for output in sorted(
+            (o for o in view.state.outputs.values() if o.sink == sink), key=_order
+        ):
+            span = _PART.fullmatch(output.path)
+            if span is not None:
+                if int(span[2]) <= end:
+                    continue
+                end = int(span[2])
+            kept.append(output)
     return kept
 
 
@@ -88,7 +115,7 @@ def _order(output: ev.OutputSealed) -> tuple[int, int, str]:
 
 
 def _file(view: View, output: ev.OutputSealed, store: Name | None) -> Iterator[Statement]:
-    points = output.sink == "parquet"
+    points = output.sink in _SINKS
     inside = points and output.path.startswith("metrics/")
     path = output.path.removesuffix(".parquet") if inside else f"output/{output.path}"
     id = view.names.output(path)
@@ -102,7 +129,7 @@ def _file(view: View, output: ev.OutputSealed, store: Name | None) -> Iterator[S
     ]
     if store is not None:
         facts.append(("dcterms:isPartOf", store))
-    if not points:
+    if output.sink != "parquet":
         facts.append(("p4:sink", output.sink))
     yield Element("entity", id, tuple(facts))
     yield _written(view, id, output.time)
@@ -117,8 +144,17 @@ def _written(view: View, id: str, time: int | None) -> Relation:
 # --------------------------------------------------------------------------------- series
 
 
-Kept = dict[Key, list[tuple[str, str]]]
-"""What was stated of a series: each entity and the activity that generated it."""
+class Stated(NamedTuple):
+    """An entity that tells of a series, and the activity that generated it."""
+
+    id: str
+    activity: str
+    attempt: int
+    rank: int | None  # None: of all
+
+
+Kept = dict[Key, list[Stated]]
+"""What was stated of a series."""
 
 
 class Total:
@@ -148,9 +184,9 @@ class Total:
         t.nan_count += s.nan_count
         t.total += s.total
         if s.minimum is not None and (t.minimum is None or s.minimum < t.minimum):
-            t.minimum = s.minimum
+            t.minimum, t.minimum_at = s.minimum, s.minimum_at
         if s.maximum is not None and (t.maximum is None or s.maximum > t.maximum):
-            t.maximum = s.maximum
+            t.maximum, t.maximum_at = s.maximum, s.maximum_at
         earliest = (s.first_time + offset, rank, producer)
         if earliest < self._earliest:
             self._earliest, t.first, t.first_step = earliest, s.first, s.first_step
@@ -175,9 +211,11 @@ def detailed(view: View, attempt: int) -> Iterator[tuple[int | None, list[Produc
         yield None, members
 
 
-def _series_of(view: View, attempt: int, store: Name | None, kept: Kept) -> Iterator[Statement]:
+def _series_of(
+    view: View, attempt: int, store: Name | None, kept: Kept, needed: frozenset[str] | None
+) -> Iterator[Statement]:
     for rank, producers in detailed(view, attempt):
-        yield from _stated(view, attempt, rank, _totals(view, producers), store, kept)
+        yield from _stated(view, attempt, rank, _totals(view, producers), store, kept, needed)
 
 
 _Told = tuple[Series, Pair, int]
@@ -228,8 +266,8 @@ def _stated(
     told: Iterator[_Told],
     store: Name | None,
     kept: Kept,
+    needed: frozenset[str] | None,
 ) -> Iterator[Statement]:
-    several = len(view.times.attempts) > 1
     names, results = view.names, view.names.results
     taken: set[str] = set()
     if rank is None:  # only then can a name be that of a context: ("a", "series", "b")
@@ -255,8 +293,9 @@ def _stated(
         facts += tail
         while id in taken:
             id += "/all"
-        if several:
-            kept.setdefault((s.name, s.context, s.source), []).append((id, activity))
+        if needed is None or s.name in needed:
+            told_of = kept.setdefault((s.name, s.context, s.source), [])
+            told_of.append(Stated(id, activity, attempt, rank))
         yield Element("entity", id, tuple(facts))
         yield Relation("wasGeneratedBy", (id, activity), (), time)
         yield Relation("hadMember", (results, id))

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from prov4ml import events as ev
+from prov4ml.model_names import alike
 from prov4ml.model_times import View
 from prov4ml.provdm import Attributes, Element, Name, Relation, Statement, Value
 from prov4ml.state import End, Path, Producer, RunState, attempt_status, ended, sent
@@ -30,10 +31,11 @@ __all__ = [
 
 Pair = tuple[str, Value]
 
-_CONTEXTS: Final = {
+_CONTEXTS: Final = {  # by the name in small letters
     "training": Name("p4:Training"),
     "validation": Name("p4:Validation"),
     "testing": Name("p4:Testing"),
+    "evaluation": Name("p4:Testing"),
 }
 _RESUMED: Final = (("prov:role", Name("p4:resumedFrom")),)
 _HARDWARE: Final = (("prov:role", Name("p4:hardware")),)
@@ -97,6 +99,8 @@ def processes(seen: View) -> Iterator[Statement]:
         if p.ended is None and witness is not None and witness.signal is not None:
             facts.append(("p4:signal", witness.signal))
         facts += accounts(account(state, p))
+        if s.rank and s.settings.get("collect_all_processes") is False:
+            facts.append(("p4:collectsMetrics", False))  # it was asked to log none
         facts += [
             ("p4:rejectedReason", f"{count}: {why}") for why, count in sorted(p.rejected.items())
         ]
@@ -191,13 +195,13 @@ def contexts(seen: View) -> Iterator[Statement]:
         for path, span in found.items():
             id, name = names.context(attempt, path), path[-1]
             facts: Attributes = (
-                ("prov:type", _CONTEXTS.get(name, Name("p4:Context"))),
+                ("prov:type", _CONTEXTS.get(name.lower(), Name("p4:Context"))),
                 ("prov:label", name),
                 ("dcterms:isPartOf", Name(names.context(attempt, path[:-1]))),
             )
             yield Element("activity", id, facts, span.first, span.last if over else None)
-            if name in ("validation", "testing"):
-                trained: Path = (*path[:-1], "training")
+            if name.lower() in ("validation", "testing"):
+                trained: Path = (*path[:-1], alike(name, "training"))
                 # Data is often declared before any training: the end tells, not the start.
                 if trained in found and found[trained].first < span.last:
                     yield Relation("wasInformedBy", (id, names.context(attempt, trained)))

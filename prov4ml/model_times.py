@@ -12,14 +12,18 @@ morning), that moment says nothing of the training: the attempt ends with its la
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
 
+from prov4ml.doings import Done
 from prov4ml.model_names import Names
 from prov4ml.resumption import Origin, origins
 from prov4ml.state import RUNNING, Path, Producer, RunState, Span, attempt_status, clients, ended
 
 __all__ = ["Interval", "Times", "View", "view"]
+
+_Key = TypeVar("_Key")
 
 _OPEN = (RUNNING.status, "unreachable")
 
@@ -47,6 +51,8 @@ class Times:
         self.attempts: dict[int, Interval] = {}
         self.contexts: dict[int, dict[Path, Span]] = {}
         """Per attempt, in the order in which they were first at work."""
+        self.epochs: dict[int, dict[Done, Span]] = {}
+        """Those that are activities: likewise, context by context."""
 
         members: dict[int, list[Producer]] = {}
         for p in clients:
@@ -55,6 +61,7 @@ class Times:
                 self.processes[p.id] = self._process(state, p)
         for attempt in sorted(members):
             self.contexts[attempt] = self._contexts(members[attempt])
+            self.epochs[attempt] = self._epochs(members[attempt])
             self.attempts[attempt] = self._attempt(state, attempt, members[attempt])
 
         spans = list(self.attempts.values())
@@ -80,16 +87,27 @@ class Times:
     def _contexts(self, members: Sequence[Producer]) -> dict[Path, Span]:
         found: dict[Path, Span] = {}
         for p in members:
-            offset = self._offsets.get(p.id, 0)
             for path, span in p.contexts.items():
-                first, last = span.first + offset, span.last + offset
-                known = found.get(path)
-                if known is None:
-                    found[path] = Span(first, last)
-                else:
-                    known.widen(first)
-                    known.widen(last)
+                self._join(found, path, span, p)
         return dict(sorted(found.items(), key=lambda item: (item[1].first, item[0])))
+
+    def _epochs(self, members: Sequence[Producer]) -> dict[Done, Span]:
+        found: dict[Done, Span] = {}
+        for p in members:
+            for done, span in p.doings.spans.items():
+                self._join(found, done, span, p)
+        order = sorted(found.items(), key=lambda item: (item[0][0], item[1].first, item[0][1]))
+        return dict(order)
+
+    def _join(self, found: dict[_Key, Span], key: _Key, span: Span, p: Producer) -> None:
+        """What one process saw of something that all of them have."""
+        first, last = self.at(p, span.first), self.at(p, span.last)
+        known = found.get(key)
+        if known is None:
+            found[key] = Span(first, last)
+        else:
+            known.widen(first)
+            known.widen(last)
 
     def _attempt(self, state: RunState, attempt: int, members: Sequence[Producer]) -> Interval:
         inside = [self.processes[p.id] for p in members]

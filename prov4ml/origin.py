@@ -1,56 +1,147 @@
-"""What a run came from: command line, entry script and commit, packages, machine.
+"""What a run came from: command, entry script, commit and changes, packages, machine.
 
-Gathered on the sender thread, from files only: no git is run, no package is imported.
-Secrets on the command line are never recorded.
+``record`` runs on the sender thread, in steps between which that thread ships; git is run only
+there (``worktree``).  The calls that tell more of it (``log_source_code`` and its like) are here
+too: none of them runs a program.  Secrets on the command line are never recorded.
 """
 
 from __future__ import annotations
 
 import os
-import platform
-import re
+import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-__all__ = ["Commit", "commit_of", "entry_script", "machine", "packages", "redact"]
+from prov4ml import artifacts, environment, handover, hot, paths, process, redaction, sources
+from prov4ml import events as ev
+from prov4ml.artifacts import Place
+from prov4ml.environment import machine, python
+from prov4ml.errors import UsageError
+from prov4ml.recorder import Recorder
+from prov4ml.references import Reference
+from prov4ml.talk import log, short
+from prov4ml.worktree import Changes, Commit, changes, commit_of
 
-_WORDS: Final = r"(?:token|key|password|passwd|passphrase|secret|credential)"
-_SECRET: Final = re.compile(_WORDS, re.IGNORECASE)
-_VALUE: Final = re.compile(rf"{_WORDS}[\w.\-\[\]]*[\"']?\s*[=:](?!:)(?!//)", re.IGNORECASE)
-_URL: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/\s]+@")
+__all__ = [
+    "Steps",
+    "Wanted",
+    "code",
+    "command_line",
+    "entry_script",
+    "log_execution_command",
+    "log_source_code",
+    "machine",
+    "python",
+    "record",
+    "surroundings",
+]
+
+Steps = Generator[None, None, None]
+"""Work in steps: each ``yield`` is a moment at which it waits for another program."""
+
+_LEFT_OUT: Final = 20  # names of files that are told
+_USED: Final = Place((), use="used")
 
 
-def redact(argv: Sequence[str]) -> tuple[str, ...]:
-    """The command line without secrets.
+class Wanted(msgspec.Struct, frozen=True):
+    """What of it is recorded: ``code``: commit, changes and sources; ``variables``: patterns of
+    names; ``people``: also those that name the user."""
 
-    The value of an option whose name holds token, key, password, passphrase, secret or credential
-    becomes ``***`` (``--api-key x``), so does all of a word behind such a name and ``=`` or ``:``
-    (``--api-key=x``, ``--set=db.password=x``, ``{"token": ...}``) and ``user:pass@`` in an URL.
-    """
-    clean: list[str] = []
-    hide_next = False
-    for word in argv:
-        if hide_next and not word.startswith("--"):
-            clean.append("***")
-            hide_next = False
-            continue
-        hide_next = False
-        word = _URL.sub(r"\g<scheme>***@", word)
-        if found := _VALUE.search(word):
-            word = f"{word[: found.end()]}***"
-        elif word.startswith("-") and "=" not in word:
-            hide_next = _SECRET.search(word) is not None
-        clean.append(word)
-    return tuple(clean)
+    code: bool = True
+    variables: tuple[str, ...] = ()
+    people: bool = True
+
+
+def record(to: Recorder, wanted: Wanted) -> Steps:
+    """All of it, in steps; a part that fails is a warning."""
+    script = entry_script()
+    folder = script.parent if script is not None else Path.cwd()
+    commit = _tried("the commit", lambda: commit_of(folder)) if wanted.code else None
+    parts: tuple[tuple[str, Callable[[], Any]], ...] = (
+        ("the command line", lambda: _command(to)),
+        ("the source code", lambda: _source(to, script, commit)),
+        ("the machine", lambda: _host(to)),
+        ("the environment", lambda: _environment(to, wanted)),
+    )
+    for what, part in parts:
+        _tried(what, part)
+    if wanted.code and to.journal.who.rank == 0 and not to.journal.who.parent:
+        yield from code(to)
+
+
+def surroundings(to: Recorder, wanted: Wanted) -> Steps:
+    """Machine and environment as they are now."""
+    _tried("the machine", lambda: _host(to))
+    _tried("the environment", lambda: _environment(to, wanted))
+    yield from ()
+
+
+def code(to: Recorder) -> Steps:
+    """Changes and sources of the code, in steps: one process of a run does it for all."""
+    script = entry_script()
+    folder = script.parent if script is not None else Path.cwd()
+    commit = commit_of(folder)
+    found = Changes()
+    if commit is not None:
+        found = yield from changes(commit.root)
+    facts: dict[str, ev.Scalar] = {}
+    if commit is not None and not found.trouble:
+        ours = os.path.relpath(to.incoming.parents[2], commit.root)  # what this run itself writes
+        untracked = [n for n in found.untracked if not f"{n}/".startswith(f"{ours}/")]
+        facts["dirty"] = bool(found.changed)
+        facts["changed"] = len(found.changed)
+        facts["untracked"] = len(untracked)
+    elif found.trouble:
+        facts["unknown"] = found.trouble
+        log.info("what the working tree has changed is not recorded: %s", found.trouble)
+    if found.diff or found.left_out:
+        facts["diff"] = _diff(to, found)
+    root = commit.root if commit is not None else folder
+    git = commit is not None and not found.trouble
+    files = sources.imported(Path(os.path.realpath(root)), _unknown(found) if git else _any)
+    if files:
+        facts["sources"] = _archive(to, files, "sources of imported modules").n
+    if found.commit is not None and commit is not None:
+        commit = Commit(commit.root, found.commit, found.branch or commit.branch, commit.remote)
+    if facts:
+        _source(to, script, commit, facts)
+
+
+def _any(_: str) -> bool:
+    return True
+
+
+def _unknown(found: Changes) -> Callable[[str], bool]:
+    return lambda name: name.startswith("outside/") or not found.tracks(name)
+
+
+def _tried(what: str, part: Callable[[], Any]) -> Any:
+    try:
+        return part()
+    except Exception as error:  # whatever it is, the training goes on
+        log.warning("%s is not recorded: %s: %s", what, type(error).__name__, error)
+        return None
+
+
+# --------------------------------------------------------------------------------- parts
+
+
+def _command(to: Recorder) -> None:
+    if "command" not in to.given:
+        to.append(ev.Command(to.now(), redaction.command_line(command_line()), _here()))
+
+
+def _here() -> str:
+    return paths.plain(os.getcwd())
 
 
 def command_line() -> tuple[str, ...]:
     """The command as it was typed, interpreter included."""
-    argv = list(getattr(sys, "orig_argv", sys.argv))
+    argv = [paths.plain(word) for word in getattr(sys, "orig_argv", sys.argv)]
     if argv:
         argv[0] = os.path.basename(argv[0])
     return tuple(argv)
@@ -62,103 +153,105 @@ def entry_script() -> Path | None:
     return Path(name).absolute() if name else None
 
 
-class Commit(msgspec.Struct, frozen=True):
-    """Where a working tree stands."""
-
-    root: Path
-    commit: str | None
-    branch: str | None
-    remote: str | None
-
-
-def commit_of(path: Path) -> Commit | None:
-    """Commit, branch and remote of the working tree around ``path``, read from ``.git``."""
-    for folder in (path, *path.parents):
-        git = folder / ".git"
-        if git.is_dir():
-            return _read_git(folder, git)
-        if git.is_file():  # a worktree or submodule: "gitdir: <path>"
-            text = git.read_text(errors="replace").strip()
-            if text.startswith("gitdir:"):
-                return _read_git(folder, (folder / text[7:].strip()).resolve())
-    return None
-
-
-def _read_git(root: Path, git: Path) -> Commit:
-    common = git
-    if (git / "commondir").is_file():
-        common = (git / (git / "commondir").read_text().strip()).resolve()
-    head = _text(git / "HEAD")
-    branch: str | None = None
-    commit: str | None = head or None
-    if head.startswith("ref:"):
-        ref = head[4:].strip()
-        branch = ref.removeprefix("refs/heads/")
-        commit = _text(git / ref) or _text(common / ref) or _packed(common, ref)
-    return Commit(root, commit, branch, _remote(common))
+def _source(
+    to: Recorder,
+    script: Path | None,
+    commit: Commit | None,
+    facts: dict[str, ev.Scalar] | None = None,
+) -> None:
+    name = script
+    if script is not None and commit is not None and script.is_relative_to(commit.root):
+        name = script.relative_to(commit.root)
+    to.append(
+        ev.Source(
+            to.now(),
+            None if name is None else paths.plain(str(name)),
+            commit.remote if commit else None,
+            commit.commit if commit else None,
+            commit.branch if commit else None,
+            facts or {},
+        )
+    )
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return ""
+def _host(to: Recorder) -> None:
+    to.append(ev.Host(to.now(), process.hostname(), {**machine(), **environment.gpus()}))
 
 
-def _packed(common: Path, ref: str) -> str | None:
-    for line in _text(common / "packed-refs").splitlines():
-        value, _, name = line.partition(" ")
-        if name == ref:
-            return value
-    return None
+def _environment(to: Recorder, wanted: Wanted) -> None:
+    found = environment.packages(sys.path)
+    n = to.number()
+    data = "".join(f"{line}\n" for line in found).encode()
+    title = f"Python {python()}, {len(found)} packages"
+    facts: dict[str, ev.Scalar] = {"python": python(), "packages": len(found)}
+    facts |= environment.cuda() | environment.container(os.environ)
+    facts |= environment.variables(os.environ, wanted.variables, people=wanted.people)
+    handed = to.hand_over(title, n, lambda i, f: handover.hand_over_bytes(data, i, f, "text/plain"))
+    to.occurrence(n, "environment", title, handed, use="used", facts=facts)
 
 
-def _remote(common: Path) -> str | None:
-    """URL of ``origin``, else of the first remote, without credentials."""
-    found: dict[str, str] = {}
-    section = ""
-    for line in _text(common / "config").splitlines():
-        line = line.strip()
-        if line.startswith("["):
-            section = line
-        elif section.startswith("[remote ") and line.replace(" ", "").startswith("url="):
-            found.setdefault(section, line.partition("=")[2].strip())
-    if not found:
-        return None
-    url = found.get('[remote "origin"]') or next(iter(found.values()))
-    return _URL.sub(r"\g<scheme>***@", url)
+def _diff(to: Recorder, found: Changes) -> int:
+    """The number of the diff's occurrence."""
+    n = to.number()
+    facts: dict[str, ev.Scalar] = {"changed": len(found.changed), "left_out": found.left_out}
+    if found.private:
+        facts["private"] = ", ".join(found.private[:_LEFT_OUT])
+    handed = to.hand_over(
+        "the diff", n, lambda i, f: handover.hand_over_bytes(found.diff, i, f, "text/x-diff")
+    )
+    to.occurrence(n, "diff", "changes.diff", handed, use="used", facts=facts)
+    return n
 
 
-def packages(paths: Iterable[str]) -> list[str]:
-    """Sorted ``name==version`` of everything installed on ``paths``, from folder names only."""
-    found: dict[str, str] = {}
-    for path in paths:
+def _archive(to: Recorder, files: Sequence[tuple[str, Path]], title: str) -> Reference:
+    n = to.number()
+    made = sources.archive(files)
+    facts: dict[str, ev.Scalar] = {"files": made.files, "left_out": made.left_out}
+    handed = to.hand_over(
+        title, n, lambda i, f: handover.hand_over_bytes(made.data, i, f, "application/zip")
+    )
+    return to.occurrence(n, "source", title, handed, use="used", facts=facts)
+
+
+# --------------------------------------------------------------------------------- calls
+
+
+def log_execution_command(to: Recorder, cmd: Any, path: Any) -> None:
+    """See ``Run.log_execution_command``."""
+    if cmd is None and path is not None:
+        raise UsageError("path: there is no cmd before it")
+    if cmd is None:
+        words = command_line()
+    elif isinstance(cmd, str):
         try:
-            names = os.listdir(path or ".")
-        except OSError:
-            continue
-        for name in names:
-            stem, dot, kind = name.rpartition(".")
-            if dot and kind in ("dist-info", "egg-info") and "-" in stem:
-                package, version = stem.split("-")[:2]
-                found.setdefault(package.replace("_", "-").lower(), version)
-    return sorted(f"{package}=={version}" for package, version in found.items())
+            words = tuple(shlex.split(hot.text("cmd", cmd)))
+        except ValueError:  # quotes that do not close
+            words = (hot.text("cmd", cmd),)
+    elif isinstance(cmd, (list, tuple)) and cmd:
+        words = tuple(hot.text("cmd", word) for word in cmd)
+    else:
+        raise TypeError(f"cmd must be a string or a list of strings, not {type(cmd).__name__}")
+    if path is not None:
+        if not paths.is_path(path):
+            raise TypeError(f"path must be a path, not {type(path).__name__}")
+        words = (*words, hot.text("path", paths.plain(os.fsdecode(path))))
+    to.given.add("command")
+    to.append(ev.Command(to.now(), redaction.command_line(words), _here()))
 
 
-def machine() -> dict[str, str | int]:
-    """Operating system, architecture, cores and memory (bytes) of this node."""
-    name = os.uname()
-    facts: dict[str, str | int] = {
-        "os": f"{name.sysname} {name.release}",
-        "machine": name.machine,
-        "cores": os.cpu_count() or 1,
-    }
-    try:
-        facts["memory"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        pass
-    return facts
-
-
-def python() -> str:
-    return platform.python_version()
+def log_source_code(to: Recorder, path: Any) -> Reference:
+    """See ``Run.log_source_code``; ``path`` is not None."""
+    if not paths.is_path(path):
+        raise TypeError(f"path must be a path, not {type(path).__name__}")
+    text = os.fsdecode(path)
+    name = paths.plain(os.path.basename(text.rstrip("/")) or text)
+    if not paths.is_url(text) and paths.is_folder(Path(text)):
+        files = sources.in_folder(Path(text))
+        if not files:
+            raise UsageError(f"path: the folder {short(paths.plain(text))!r} holds no source files")
+        if not to.keeps:
+            return to.references.made(to.number(), name, "source")
+        return _archive(to, files, f"sources in {name}")
+    return artifacts.log_path(
+        to, "source", hot.text("path", name), text, _USED, copy=True, argument="path"
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import msgspec
 
@@ -21,6 +21,10 @@ from prov4ml.journal import Journal
 __all__ = ["ChildJournal", "Outbox", "OwnJournal", "Parcel", "Stretch"]
 
 
+Cut: TypeAlias = tuple[int, int]
+"""(bytes, count) where a record begins."""
+
+
 class Stretch(msgspec.Struct, frozen=True):
     """The committed records of one segment."""
 
@@ -28,7 +32,7 @@ class Stretch(msgspec.Struct, frozen=True):
     first: int
     count: int
     size: int
-    cuts: tuple[tuple[int, int], ...]  # (bytes, count) where records begin
+    cuts: tuple[Cut, ...]
     table: bytes
     read: Callable[[int, int], bytes]
 
@@ -70,9 +74,9 @@ class OwnJournal:
 
     def stretches(self) -> list[Stretch]:
         mark = self.journal.mark()
-        found = [_stretch(s, s.commit) for s in list(self.journal.sealed)]
+        found = [_committed_of(s, s.commit) for s in list(self.journal.sealed)]
         if mark.segment is not None and all(s.path != mark.segment.path for s in found):
-            found.append(_stretch(mark.segment, mark.count << 32 | mark.size))
+            found.append(_committed_of(mark.segment, mark.count << 32 | mark.size))
         return found
 
     def alive(self) -> bool:
@@ -83,7 +87,7 @@ class OwnJournal:
         return True
 
 
-def _stretch(s: seg.Segment, commit: int) -> Stretch:
+def _committed_of(s: seg.Segment, commit: int) -> Stretch:
     size, count = commit & seg.MASK, commit >> 32
     return Stretch(s.path, s.first, count, size, tuple(s.cuts), s.table, s.read)
 
@@ -160,7 +164,7 @@ class Outbox:
         self.acked = 0
         self._tabled: Path | None = None
         self._flying: list[tuple[int, int]] = []  # (next sequence, bytes)
-        self._marks: dict[Path, list[tuple[int, int]]] = {}
+        self._marks: dict[Path, list[Cut]] = {}
 
     @property
     def flying(self) -> int:
@@ -186,11 +190,7 @@ class Outbox:
         for s in stretches:
             marks = self._marks[s.path]
             while s.first + s.count > self.sent:
-                cuts = sorted({(0, 0), *s.cuts, *marks, (s.size, s.count)})
-                start = max(c for c in cuts if s.first + c[1] <= self.sent or c[1] == 0)
-                later = [c for c in cuts if c[1] > start[1] and c[1] <= s.count]
-                near = [c for c in later if c[0] - start[0] <= wire.MAX_BATCH - 5]
-                end = near[-1] if near else later[0]
+                start, end = self._next(s, marks)
                 count = end[1] - start[1]
                 try:
                     batch = wire.array_header(count) + s.read(start[0], end[0])
@@ -205,6 +205,18 @@ class Outbox:
                 self._tabled = s.path
                 self.sent = s.first + end[1]
                 self._flying.append((self.sent, len(batch)))
+
+    def _next(self, s: Stretch, marks: list[Cut]) -> tuple[Cut, Cut]:
+        """Where the next batch begins and ends: both are places where a record begins."""
+        whole = (s.size, s.count)
+        last = marks[-1] if marks else (0, 0)
+        if s.first + last[1] == self.sent and s.size - last[0] <= wire.MAX_BATCH - 5:
+            return last, whole  # the usual case: we keep up
+        cuts = sorted({(0, 0), *s.cuts, *marks, whole})
+        start = max(c for c in cuts if s.first + c[1] <= self.sent or c[1] == 0)
+        later = [c for c in cuts if c[1] > start[1] and c[1] <= s.count]
+        near = [c for c in later if c[0] - start[0] <= wire.MAX_BATCH - 5]
+        return start, near[-1] if near else later[0]
 
     def release(self) -> bool:
         """Remove what is acked; whether nothing is left and nothing more will come."""

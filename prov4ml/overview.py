@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from typing import Final
+from urllib.parse import unquote
 
 from prov4ml import overview_words as words
 from prov4ml import state as st
@@ -47,7 +48,7 @@ def picture(state: RunState) -> Picture:
     if agent is not None:
         arrows.insert(0, Arrow("run", agent.key, "associated with"))
     return Picture(
-        title=facts.started.name or facts.started.experiment,
+        title=unquote(facts.started.name) or facts.started.experiment,  # as people wrote it
         subtitle=_subtitle(facts),
         agent=agent,
         inputs=tuple(left),

@@ -235,7 +235,7 @@ def _more_datasets(
 def _files(facts: Facts) -> Box | None:
     found: dict[tuple[str, str], tuple[Producer, ev.Artifact]] = {}
     for p, a in facts.artifacts():
-        if a.kind == "artifact" and a.use == "used":
+        if a.kind == "artifact" and a.use == "used" and not a.folder:  # that one stands for it
             found.setdefault((a.name, facts.digest(p, a)), (p, a))
     if not found:
         return None

@@ -13,6 +13,7 @@ from copy import copy
 
 from prov4ml import events as ev
 from prov4ml import overview_words as words
+from prov4ml.model_metrics import stored
 from prov4ml.overview_facts import MORE, Facts, path_text
 from prov4ml.overview_models import model_boxes, models
 from prov4ml.picture import Arrow, Box, Sparkline
@@ -108,7 +109,7 @@ def _series_box(facts: Facts, key: str, path: Path, group: _Group, rows: int) ->
                 *names,
             ]
         ),
-        iri=facts.iri(facts.names.metrics) if _stored(facts) else "",
+        iri=facts.iri(facts.names.metrics) if stored(facts.state) else "",
         sparklines=tuple(curves),
     )
 
@@ -131,13 +132,6 @@ def _joined(
     made.maximum = max((e.maximum for e in mine if e.maximum is not None), default=None)
     made.first_step = mine[0].first_step
     return p, made
-
-
-def _stored(facts: Facts) -> bool:
-    """Whether the documents have a store of points."""
-    opened = facts.state.opened.values()
-    files = any(output.sink == "parquet" for output in facts.state.outputs.values())
-    return files or not opened or any("parquet" in o.sinks for o in opened)
 
 
 def _curve(label: str, members: Sequence[tuple[Producer, Series]]) -> Sparkline:
@@ -175,7 +169,7 @@ def _curve(label: str, members: Sequence[tuple[Producer, Series]]) -> Sparkline:
 def _files(facts: Facts) -> dict[str, list[tuple[Producer, ev.Artifact]]]:
     found: dict[str, list[tuple[Producer, ev.Artifact]]] = {}
     for p, a in facts.artifacts():
-        if a.kind == "artifact" and a.use != "used":
+        if a.kind == "artifact" and a.use != "used" and not a.folder:
             found.setdefault(facts.home(a.context), []).append((p, a))
     return found
 

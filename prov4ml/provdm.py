@@ -37,6 +37,7 @@ __all__ = [
     "iso",
     "namespace",
     "segment",
+    "split",
 ]
 
 
@@ -226,6 +227,32 @@ def namespace(text: str) -> str:
             "give one such as https://lab.example/provenance/"
         )
     return found if found.endswith(("/", "#")) else f"{found}/"
+
+
+_IRI: Final = re.compile(
+    r"[A-Za-z][A-Za-z0-9+.-]+:[^\x00-\x20\x7f-\x9f<>\"{}|\\^`\ud800-\udfff\s]+"
+)
+_LOCAL: Final = re.compile(r"(?:[A-Za-z0-9._~-]|%[0-9A-F]{2})+\Z")
+_MAX_IRI: Final = 2000
+
+
+def split(iri: str) -> tuple[str, str] | None:
+    """An absolute IRI that somebody gave as (namespace, local part); None for what cannot be one.
+
+    The local part is what the last characters allow that stand in minted names too, so that it
+    needs no spelling of its own in any format; it has at most 120 bytes and is not ``.`` or ``..``.
+    """
+    if len(iri) > _MAX_IRI or not _IRI.fullmatch(iri):
+        return None
+    found = _LOCAL.search(iri)
+    start = found.start() if found is not None else len(iri)
+    start = max(start, len(iri) - _MAX_SEGMENT)
+    while 0 < start < len(iri) and "%" in iri[start - 2 : start]:  # not inside of %2F
+        start += 1
+    space, local = iri[:start], iri[start:]
+    if local in ("", ".", "..") or ":" not in space:
+        return None
+    return space, local
 
 
 def iso(time: int) -> str:

@@ -35,6 +35,7 @@ from prov4ml import events as ev
 from prov4ml.errors import UsageError
 from prov4ml.eventlog import EventLog, Frame, Reader
 from prov4ml.feed import Feed
+from prov4ml.talk import short
 from prov4ml.version import VERSION
 
 __all__ = ["Publisher", "check_kept", "fold", "replay"]
@@ -43,6 +44,7 @@ _KEY: Final = re.compile(r"[0-9a-f.-]+")  # a marker's name, as it may come over
 _SNAPSHOT: Final = 60.0  # s between documents of a running run
 _CHANGED: Final = 5.0  # s after a change of the ranks' status
 _PATIENCE: Final = 20  # times the last rendering that pass before the next
+_TOLD: Final = 5  # of the things that could not be stored, how many are named at the end
 _SINKS: Final = 5.0  # s that stream sinks get at the end
 
 
@@ -120,8 +122,12 @@ class Publisher:
         log: EventLog,
         directory: Path,
         options: Mapping[str, Mapping[str, object]] | None = None,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
-        """``options``: of sinks, set where the collector was launched; they win."""
+        """``options``: of sinks, set where the collector was launched; they win.
+
+        ``wake`` is called, on another thread, when ``follow`` has something to do.
+        """
         self._options = options or {}
         self.log = log
         self.directory = directory
@@ -133,6 +139,8 @@ class Publisher:
         self._lock = threading.Lock()
         self._reader = Reader(log.directory)
         self._cuts: Cuts = {}
+        self._keeper = store.Keeper(directory, wake)
+        self._settling: list[tuple[int, Path]] = []  # log frame, copy that it makes needless
         self._feeds: list[Feed] | None = None
         self._written: list[documents.Written] = []
         self._shown = 0.0
@@ -140,12 +148,13 @@ class Publisher:
         self._took = 0.0
         self._emit(ev.CollectorStarted(time.time_ns(), process.hostname(), os.getpid(), VERSION))
 
-    def _emit(self, event: ev.CollectorEvent) -> None:
-        """Append an event of our own; from any thread."""
+    def _emit(self, event: ev.CollectorEvent) -> int:
+        """Append an event of our own, give back its frame's number; from any thread."""
         with self._lock:
             batch = wire.array_header(1) + wire.encode(event)
-            self.log.append(self._id, self._sequence, 1, batch)
+            number = self.log.append(self._id, self._sequence, 1, batch)
             self._sequence += 1
+            return number
 
     def tell(self, event: ev.RankEnded | ev.LeaseLost | ev.LeaseRegained) -> None:
         """What somebody else saw of a process; from any thread."""
@@ -164,11 +173,36 @@ class Publisher:
         if self._feeds is None:
             self._open(started.started)
         for producer, artifact in state.pending(self.state):
-            kept = store.keep(self.directory, producer, artifact, time.time_ns())
-            self._emit(kept)
-            self.state.stored[producer.id, artifact.n] = kept
+            self._keeper.take(producer, artifact)
+        if state.complete(self.state):
+            self._keeper.hurry()
+        self._record()
         for feed in self._feeds or ():
             feed.notify()
+
+    def _record(self, timeout: float = 0.0) -> None:
+        """Say what became of bytes; remove copies of which that is safe in the log."""
+        for kept in self._keeper.results(timeout):
+            number = self._emit(kept)
+            self.state.stored[kept.producer, kept.n] = kept
+            if kept.sha256 is not None:
+                copy = store.incoming(self.directory, kept.producer, kept.n)
+                self._settling.append((number, copy))
+        safe = self.log.synced
+        for number, copy in self._settling:
+            if number < safe:
+                copy.unlink(missing_ok=True)
+        self._settling = [item for item in self._settling if item[0] >= safe]
+
+    def _tidy(self) -> None:
+        """Remove copies that a collector before us stored and left."""
+        folder = self.directory / "artifacts" / ".incoming"
+        for name in os.listdir(folder) if folder.is_dir() else ():
+            producer, _, n = name.rpartition("-")
+            if re.fullmatch("[0-9a-f]{32}", producer) and n.isdecimal():
+                kept = self.state.stored.get((bytes.fromhex(producer), int(n)))
+                if kept is not None and kept.sha256 is not None:
+                    (folder / name).unlink(missing_ok=True)
 
     def _open(self, started: ev.Started) -> None:
         if not self.state.opened:
@@ -232,6 +266,9 @@ class Publisher:
         salvage.append_undelivered(self.log, self.directory)
         self.log.sync()
         self.follow()
+        self._keeper.hurry()
+        while state.pending(self.state):
+            self._record(1.0)
         deadline = time.monotonic() + _SINKS
         for feed in self._feeds or ():
             feed.finish()
@@ -244,7 +281,10 @@ class Publisher:
         self.log.sync()
         for frame in self._reader.read(self.log.synced):
             take(self.state, frame)
+        self._record()
+        self._tidy()
         self._write(time.monotonic())
+        self._keeper.stop()
         self.log.finish()
         if not all(s.settings.get("keep_events", True) for s in self._introductions()):
             shutil.rmtree(self.log.directory, ignore_errors=True)
@@ -274,6 +314,7 @@ class Publisher:
 
     def abandon(self) -> None:
         """Let go of a run that is not over: documents as of now, the log closed."""
+        self._keeper.stop()
         self.log.sync()
         self.follow()
         if self._feeds is not None:
@@ -292,8 +333,20 @@ class Publisher:
             account["lost"],
             account["rejected"],
             tuple(w.path for w in self._written if w.error is None),
-            tuple(shown["failures"]),
+            (*shown["failures"], *_missing(self.state)),
         )
+
+
+def _missing(of: state.RunState) -> list[str]:
+    """Whose bytes are not there, and why; the first of them, in words."""
+    told = []
+    for p in state.clients(of):
+        for a in p.artifacts:
+            kept = of.stored.get((p.id, a.n))
+            if kept is not None and kept.sha256 is None:
+                told.append(f"{short(a.name)}: {kept.error}")
+    more = [f"{len(told) - _TOLD:,} more are not stored"] if len(told) > _TOLD else []
+    return told[:_TOLD] + more
 
 
 def replay(directory: Path, names: Iterable[str]) -> list[Path]:

@@ -144,25 +144,32 @@ def run_key(where: Launch, experiment: str, ordinal: int) -> str | None:
     return hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()[:32]
 
 
-def claim(base: Path, experiment: str, key: str | None, where: Launch) -> Claim:
+def claim(
+    base: Path, experiment: str, key: str | None, where: Launch, number: int | None = None
+) -> Claim:
     """Take this rank's place in its run, making the run if it is the first.
 
-    Raises ``OSError`` when the directory cannot be made or written.
+    ``number``: of the run's name, when it is not the next free one.  Raises ``OSError`` when the
+    directory cannot be made or written.
     """
     base.mkdir(parents=True, exist_ok=True)
     if key is None:
         run = uuid7()
-        name = _claim_name(base, experiment)
+        name = (
+            _claim_name(base, experiment) if number is None else f"{segment(experiment)}_{number}"
+        )
+        if number is not None:
+            (base / name).mkdir()
         return Claim(run, name, base / name, None)
     for _ in range(100):
         try:
-            return _claim(base, experiment, key, where)
+            return _claim(base, experiment, key, where, number)
         except FileNotFoundError:  # a marker that we saw went with its run
             continue
     raise UsageError(f"{base / '.prov4ml'} changes all the time")
 
 
-def _claim(base: Path, experiment: str, key: str, where: Launch) -> Claim:
+def _claim(base: Path, experiment: str, key: str, where: Launch, number: int | None) -> Claim:
     markers = base / ".prov4ml"
     markers.mkdir(exist_ok=True)
     first = _last_variant(markers, key) if where.attempt > 1 else 0
@@ -170,7 +177,7 @@ def _claim(base: Path, experiment: str, key: str, where: Launch) -> Claim:
         this = key if variant == 0 else f"{key}-{variant}"
         if (markers / f"{this}.{where.attempt}.over").exists():
             continue
-        run, name = _join(base, markers, this, experiment)
+        run, name = _join(base, markers, this, experiment, number)
         if create(markers / f"{this}.{where.attempt}.{where.rank}", holder()):
             return Claim(run, name, base / name, this)
     raise UsageError(f"{markers} holds 1000 runs of this key: remove the markers of dead ones")
@@ -212,7 +219,9 @@ def release(claimed: Path, key: str, over: Iterable[int], *, restarts: bool = Fa
         pass  # other runs are open
 
 
-def _join(base: Path, markers: Path, key: str, experiment: str) -> tuple[str, str]:
+def _join(
+    base: Path, markers: Path, key: str, experiment: str, number: int | None
+) -> tuple[str, str]:
     marker, settled = markers / key, markers / f"{key}.dir"
     won = create(marker, uuid7())
     run = marker.read_text()
@@ -224,7 +233,11 @@ def _join(base: Path, markers: Path, key: str, experiment: str) -> tuple[str, st
             won = True
         else:
             time.sleep(0.005)
-    if won:
+    if won and number is not None:
+        name = f"{segment(experiment)}_{number}"
+        (base / name).mkdir(exist_ok=True)  # whoever took over with us made the same one
+        create(settled, name)
+    elif won:
         name = _claim_name(base, experiment)
         if not create(settled, name):  # somebody else took over at the same moment
             (base / name).rmdir()

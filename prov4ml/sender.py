@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Final
 
 from prov4ml import process, service, spool, wire
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Sender"]
 
-TICK: Final = 0.05  # s between looks at the journal
+TICK: Final = 0.1  # s between looks at the journal: each takes the interpreter for 0.2 ms or so
+STEP: Final = 0.01  # ... while a task waits for another program
 PATIENCE: Final = 2.0  # s without an answer until hello is said again
 WINDOW: Final = 32 << 20  # bytes on the way without an ack
 CHILDREN: Final = 1.0  # s between looks for children's journals, and at each of them
@@ -46,7 +47,8 @@ ALIVE: Final = 15.0  # s of silence after which hello is said again: a lease has
 class Sender:
     """``address``: "auto", "none", or where the collector listens.
 
-    ``record`` is called once, first, on the thread.  ``closed`` holds the collector's last word.
+    ``record`` is the first task: work in steps that is done on the thread, a step at a time, so
+    that shipping goes on.  ``closed`` holds the collector's last word.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class Sender:
         address: str,
         directory: str,
         service_: service.Service | None,
-        record: Callable[[], None],
+        record: Generator[None, None, None],
     ) -> None:
         self.journal = journal
         self.address = address
@@ -63,13 +65,14 @@ class Sender:
         self.closed: wire.Closed | None = None
         self.refused: str | None = None
         self._service = service_
-        self._record = record
+        self._tasks = deque([record])
         self._own = Outbox(OwnJournal(journal))
         self._boxes: dict[bytes, Outbox] = {self._own.producer: self._own}
         self._client: Client | None = None
         self._ending = False
         self._said_ending = False
         self._unsaid = False  # a hello that could not be sent yet
+        self._hurry = False  # there is more to send, or an answer is due at once
         self._stop = False
         self._done = threading.Event()
         self._recorded = threading.Event()
@@ -93,6 +96,12 @@ class Sender:
     def recorded(self, timeout: float) -> bool:
         """Wait until what the run came from is recorded; before the end is."""
         return self._recorded.wait(max(0.0, timeout))
+
+    def later(self, task: Generator[None, None, None]) -> None:
+        """Do this too on the thread, after the tasks before it."""
+        self._tasks.append(task)
+        self._recorded.clear()
+        self._wake()
 
     def catch_up(self, timeout: float) -> None:
         """Wait until what forked children have committed is acked; before our own end is logged."""
@@ -162,19 +171,37 @@ class Sender:
     # ---------------------------------------------------------------------- on the thread
 
     def _run(self) -> None:
-        try:
-            self._record()
-        except Exception as error:  # whatever it is, the training goes on
-            log.warning("what this run came from is incomplete: %s", error)
-        self._recorded.set()
         while not self._stop and not self._done.is_set():
             try:
+                self._advance()
                 self._cycle()
             except Exception as error:
                 log.warning("sender: %s: %s", type(error).__name__, error)
                 self._disconnect()
                 self._rest(1.0)
+        for task in self._tasks:
+            task.close()
         self._disconnect()
+
+    def _advance(self) -> None:
+        """The next step of the tasks; all of them until one waits for somebody."""
+        while self._tasks:
+            try:
+                next(self._tasks[0])
+                return
+            except StopIteration:
+                pass
+            except Exception as error:  # whatever it is, the training goes on
+                log.warning("what this run came from is incomplete: %s", error)
+            self._tasks.popleft()
+        if not self._recorded.is_set():
+            self._recorded.set()
+            if self._tasks:  # one more, meanwhile
+                self._recorded.clear()
+
+    @property
+    def _tick(self) -> float:
+        return STEP if self._tasks else TICK
 
     def _cycle(self) -> None:
         self.journal.prepare()
@@ -183,20 +210,34 @@ class Sender:
         if self.journal.deferred:
             self.journal.drain()
         if self.address == "none" or self.refused is not None:
-            self._rest(TICK if not self._ending else 1.0)
+            self._rest(1.0 if self._ending and not self._tasks else self._tick)
             return
         self._find_children()
         if not self._connect():
-            self._rest(TICK)
+            self._rest(self._tick)
             return
         client = self._client
         assert client is not None
-        self._unsaid = False
+        self._unsaid = self._hurry = False
         self._ship(client, self._own)
         self._own.release()
         self._tend_children(client)
-        for data in client.receive(TICK, sendable=self._unsaid):
-            self._hear(wire.decode_message(data))
+        self._listen(client)
+
+    def _listen(self, client: Client) -> None:
+        """Hear what comes until it is time to look at the journal again.
+
+        An ack alone is no reason to look sooner: each look takes the interpreter from training.
+        """
+        left = self._tick
+        until = time.monotonic() + left
+        while left > 0:
+            for data in client.receive(left, sendable=self._unsaid):
+                self._hear(wire.decode_message(data))
+            if self._hurry or self._unsaid or self._ending or self._stop or self._kick.is_set():
+                self._kick.clear()
+                return
+            left = until - time.monotonic()
 
     def _rest(self, seconds: float) -> None:
         self._kick.wait(seconds)
@@ -218,7 +259,8 @@ class Sender:
         elif now - max(box.asked, box.spoke) > ALIVE and box.source.alive():
             self._hello(client, box)
         run = self.journal.who.run
-        for parcel in box.parcels():
+        for number, parcel in enumerate(box.parcels()):
+            self._hurry = self._hurry or number > 0
             for table in parcel.tables:
                 head = wire.Batch(wire.PROTOCOL, run, box.producer, parcel.first, 0)
                 if not client.send(wire.encode(head), table):
@@ -269,10 +311,11 @@ class Sender:
         if isinstance(message, wire.Ack):
             if message.rewind:
                 box.rewind(message.next)
+                self._hurry = True
             else:
                 box.ack(message.next)
         elif isinstance(message, wire.Welcome):
-            box.welcome = True
+            box.welcome = self._hurry = True
             box.due = 0.0
             if message.next < box.sent or not box.sent:
                 box.rewind(message.next)

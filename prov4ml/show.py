@@ -116,7 +116,7 @@ def settings() -> int:
     found = config.load({}, os.environ, Path.cwd())
     for name, value in msgspec.structs.asdict(found).items():
         if name != "origins":
-            print(f"{name:<14} {value!r:<58} {found.origins.get(name, 'default')}")
+            print(f"{name:<21} {value!r:<58} {found.origins.get(name, 'default')}")
     return 0
 
 

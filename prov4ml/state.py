@@ -9,6 +9,8 @@ The rules, all of them:
   is written, in the order (attempt, rank, producer).
 * Additions are plain float additions in sequence order, so cutting batches elsewhere changes
   no bit of a sum.
+* Which epoch something belongs to, and which activity did it, is decided in sequence order
+  (``prov4ml.doings``).
 * Memory grows with series, artifacts and parameters, never with points.
 * Points that a later attempt left behind are known only once that attempt is: a second pass,
   over the producers named in ``RunState.cuts`` alone (``recut``), counts them apart.  Which cuts
@@ -28,6 +30,7 @@ import msgspec
 from msgspec import structs
 
 from prov4ml import events as ev
+from prov4ml.doings import IN_EPOCHS, Doings, Span
 
 __all__ = [
     "RUNNING",
@@ -67,19 +70,6 @@ _SIGTERM: Final = 15
 _SIGUSR1: Final = 10
 _AFTERMATH: Final = 30 * 10**9  # ns
 _NOTICED: Final = 2 * 10**9  # ns by which two ends may have been seen in the wrong order
-
-
-class Span(msgspec.Struct):
-    """First and last time (ns) at which a context was seen at work."""
-
-    first: int
-    last: int
-
-    def widen(self, time: int) -> None:
-        if time < self.first:
-            self.first = time
-        if time > self.last:
-            self.last = time
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -178,6 +168,8 @@ class Producer(msgspec.Struct):
     source: ev.Source | None = None
     command: ev.Command | None = None
     host: ev.Host | None = None
+    doings: Doings = msgspec.field(default_factory=Doings)
+    finals: dict[int, ev.FinalMetric] = msgspec.field(default_factory=dict)  # by number
     steps: list[ev.ClockStepped] = msgspec.field(default_factory=list)
     dropped: list[ev.Dropped] = msgspec.field(default_factory=list)
     missing: list[tuple[int, int]] = msgspec.field(
@@ -235,6 +227,7 @@ def apply(state: RunState, producer: bytes, first: int, events: Sequence[ev.Even
         return
     if first > p.next:
         p.missing.append((p.next, first - p.next))
+        p.doings.epochs.gap(events)
     p.next = first + len(events)
     p.received += len(events)
 
@@ -249,9 +242,10 @@ def apply(state: RunState, producer: bytes, first: int, events: Sequence[ev.Even
         elif type(event) is str:
             p.rejected[event] = p.rejected.get(event, 0) + 1
         else:
+            if groups and type(event) in _TURNS:  # what came before belongs to another epoch
+                _all_points(p, groups)
             _APPLY[type(event)](state, p, event)
-    for number, points in groups.items():
-        _points(p, number, points)
+    _all_points(p, groups)
 
 
 def recut(state: RunState, cuts: Mapping[bytes, Cut]) -> RunState:
@@ -293,6 +287,12 @@ def _touch(p: Producer, context: Path, time: int) -> None:
             span.widen(time)
 
 
+def _all_points(p: Producer, groups: dict[int, list[ev.Point]]) -> None:
+    for number, points in groups.items():
+        _points(p, number, points)
+    groups.clear()
+
+
 def _points(p: Producer, number: int, points: list[ev.Point]) -> None:
     s = p.series.get(number)
     if s is None:
@@ -332,10 +332,18 @@ def _points(p: Producer, number: int, points: list[ev.Point]) -> None:
         low, high = min(numbers), max(numbers)
         if s.minimum is None or low < s.minimum:
             s.minimum, at = low, points[values.index(low)]
-            s.minimum_at = (at.step, at.epoch)
+            s.minimum_at = (at.step, _epoch(p, s.context, at.epoch))
         if s.maximum is None or high > s.maximum:
             s.maximum, at = high, points[values.index(high)]
-            s.maximum_at = (at.step, at.epoch)
+            s.maximum_at = (at.step, _epoch(p, s.context, at.epoch))
+
+
+def _epoch(p: Producer, context: Path, named: int | None) -> int | None:
+    """The epoch that something belongs to: the one that it names, else the open one."""
+    if named is not None or not p.doings.epochs:
+        return named
+    around = p.doings.epochs.around(context)
+    return None if around is None else around.number
 
 
 def _kept(
@@ -382,7 +390,9 @@ def _series_defined(state: RunState, p: Producer, e: ev.SeriesDefined) -> None:
 
 def _param(state: RunState, p: Producer, e: ev.Param) -> None:
     p.params.append(e)
-    _seen(p, e.time)
+    _touch(p, tuple(e.context), e.time)
+    if e.activity:
+        _did(p, "param", len(p.params), e.activity, (), e.time)
 
 
 def _tag(state: RunState, p: Producer, e: ev.Tag) -> None:
@@ -395,13 +405,18 @@ def _context(state: RunState, p: Producer, e: ev.ContextStarted | ev.ContextEnde
 
 
 def _artifact(state: RunState, p: Producer, e: ev.Artifact) -> None:
-    p.artifacts.append(e)
-    _touch(p, tuple(e.context), e.time)
+    path = tuple(e.context)
+    epoch = _epoch(p, path, e.epoch) if e.kind in IN_EPOCHS else e.epoch
+    p.artifacts.append(e if epoch == e.epoch else structs.replace(e, epoch=epoch))
+    _touch(p, path, e.time)
+    if e.activity or e.kind in IN_EPOCHS:
+        _did(p, "artifact", e.n, e.activity, path, e.time)
 
 
 def _split(state: RunState, p: Producer, e: ev.Split) -> None:
     p.splits.append(e)
     _touch(p, tuple(e.context), e.time)
+    _did(p, "split", len(p.splits), e.activity, tuple(e.context), e.time)
 
 
 def _source(state: RunState, p: Producer, e: ev.Source) -> None:
@@ -427,6 +442,41 @@ def _clock_stepped(state: RunState, p: Producer, e: ev.ClockStepped) -> None:
 
 def _dropped(state: RunState, p: Producer, e: ev.Dropped) -> None:
     p.dropped.append(e)
+
+
+def _epoch_started(state: RunState, p: Producer, e: ev.EpochStarted) -> None:
+    p.doings.start(e)
+    _touch(p, tuple(e.context), e.time)
+
+
+def _epoch_ended(state: RunState, p: Producer, e: ev.EpochEnded) -> None:
+    p.doings.end(e)
+    _touch(p, tuple(e.context), e.time)
+
+
+def _activity(state: RunState, p: Producer, e: ev.Activity) -> None:
+    work = p.doings.work(e)
+    _touch(p, tuple(e.context) if work is None else work.context, e.time)
+    if work is not None:
+        _touch(p, work.context, work.first)
+
+
+def _linked(state: RunState, p: Producer, e: ev.Linked) -> None:
+    p.doings.links.append(e)
+    _touch(p, tuple(e.context), e.time)
+    _did(p, "link", len(p.doings.links), e.activity, tuple(e.context), e.time)
+
+
+def _final_metric(state: RunState, p: Producer, e: ev.FinalMetric) -> None:
+    p.finals[e.n] = e
+    _seen(p, e.time)
+
+
+def _did(p: Producer, what: str, number: int, activity: int, path: Path, time: int) -> None:
+    """An activity or an epoch did something: then it, and what is around it, was at work."""
+    work = p.doings.did(what, number, activity, path, time)
+    if work is not None:
+        _touch(p, work.context, time)
 
 
 def _run_opened(state: RunState, p: Producer, e: ev.RunOpened) -> None:
@@ -518,6 +568,9 @@ def _nothing(state: RunState, p: Producer, e: ev.Event) -> None:
     """Kept in the log, of no consequence for documents."""
 
 
+_TURNS: Final = frozenset((ev.EpochStarted, ev.EpochEnded))
+"""Kinds of events that change what the points behind them belong to."""
+
 _APPLY: Final[dict[type, Callable[[RunState, Producer, Any], None]]] = {
     ev.Started: _started,
     ev.SeriesDefined: _series_defined,
@@ -533,6 +586,11 @@ _APPLY: Final[dict[type, Callable[[RunState, Producer, Any], None]]] = {
     ev.Ended: _ended,
     ev.ClockStepped: _clock_stepped,
     ev.Dropped: _dropped,
+    ev.EpochStarted: _epoch_started,
+    ev.EpochEnded: _epoch_ended,
+    ev.Activity: _activity,
+    ev.Linked: _linked,
+    ev.FinalMetric: _final_metric,
     ev.CollectorStarted: _nothing,
     ev.RunOpened: _run_opened,
     ev.Stored: _stored,

@@ -6,6 +6,7 @@ sent is kept here for long: the journal has it, and it is sent again until it is
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -45,6 +46,7 @@ class _Socket:
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._alarm, zmq.POLLIN)
+        self._sendable = False  # whether the poller waits for that, too
 
     def wake(self) -> None:
         """From any thread: end a ``receive`` that waits."""
@@ -53,11 +55,16 @@ class _Socket:
                 os.eventfd_write(self._alarm, 1)
 
     def _receive(self, timeout: float, most: int, sendable: bool = False) -> Iterator[list[bytes]]:
-        self._poller.modify(self._socket, zmq.POLLIN | zmq.POLLOUT if sendable else zmq.POLLIN)
-        ready = dict(self._poller.poll(int(timeout * 1000)))
-        if self._alarm in ready:
-            os.eventfd_read(self._alarm)
+        if sendable is not self._sendable:
+            self._sendable = sendable
+            wanted = zmq.POLLIN | zmq.POLLOUT if sendable else zmq.POLLIN
+            self._poller.modify(self._socket, wanted)
+        for ready, _ in self._poller.poll(math.ceil(timeout * 1000)):
+            if ready == self._alarm:
+                os.eventfd_read(self._alarm)
         for _ in range(most):
+            if not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+                return
             try:
                 yield self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:

@@ -9,6 +9,7 @@ producer stands.  Streams are well-formed (a series is defined before its points
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -42,7 +43,38 @@ _PATHS: tuple[tuple[str, ...], ...] = (
     ("training", "series", "loss"),
     ("é/\n<&>%\"'",),
 )
+_FILES = {
+    "metrics/part-0-3.parquet": "parquet",
+    "metrics/part-0-9.parquet": "parquet",
+    "metrics/part-0-3.csv": "csv",
+    "metrics/part-0-9.zarr.zip": "zarr",
+    "metrics/part-0-9.nc": "netcdf",
+    "x.db": "other",
+}
+_OUTER = (
+    "",
+    "",
+    "https://w3id.org/prov4ml/run/0190b6f2-7c1e-7000-8000-000000000001/run",
+    "http://lab.example#run/0190b6f2-7c1e-7000-8000-000000000001/run",  # the same prefix
+    f"https://w3id.org/prov4ml/run/{RUN}/run",  # itself
+    "https://lab.example/a#b%20c",
+    "no iri",
+)
 _VALUES = (0.0, -0.0, 1.5, 0.1, 0.2, 0.3, 1e300, -1e300, float("nan"), float("inf"), float("-inf"))
+
+
+_SOURCES = (
+    *(0, 1, 1, 2, 2, 3, 4),
+    f"https://w3id.org/prov4ml/run/{RUN}/attempt/1/rank/0/artifact/1",
+    f"https://w3id.org/prov4ml/run/{RUN}/attempt/1/rank/1/artifact/2",
+    f"http://lab.example#run/{RUN}/attempt/2/rank/0/artifact/1",
+    f"https://w3id.org/prov4ml/run/{RUN}/attempt/2/rank/2/child/0123456789abcdef/artifact/1",
+    f"https://w3id.org/prov4ml/run/{RUN}/run",  # an activity
+    "https://w3id.org/prov4ml/run/0190b6f2-7c1e-7000-8000-000000000001/attempt/1/rank/0/artifact/7",
+    "https://lab.example/a#b%20c",  # what a run may say that it is part of
+    "https://data.example/sets/7?v=2",
+    "no iri",
+)
 
 
 def _times() -> st.SearchStrategy[int]:
@@ -71,12 +103,24 @@ def _client_events() -> st.SearchStrategy[ev.Event | str]:
         ),
         st.integers(0, 2),
     )
+    activity = st.sampled_from((0, 0, 1, 2, 7))
     params = st.builds(
-        lambda t, key, kind, n: ev.Param(t, key, kind[0], kind[1][n % len(kind[1])]),
+        lambda t, key, kind, n, at, source, activity: ev.Param(
+            t,
+            key,
+            kind[0],
+            kind[1][n % len(kind[1])],
+            context=at,
+            source=source,
+            activity=activity,
+        ),
         time,
         name,
         datatype,
         text,
+        st.just(()) | path,
+        st.sampled_from((None, None, "s", "a b")),
+        activity,
     )
     points = st.builds(
         ev.Point,
@@ -84,19 +128,77 @@ def _client_events() -> st.SearchStrategy[ev.Event | str]:
         time,
         st.sampled_from(_VALUES),
         st.none() | st.integers(0, 9),
-        st.none(),
+        st.none() | st.none() | st.integers(5, 6),
         st.none() | time,
     )
+    epoch, around = st.integers(0, 2), st.sampled_from(_PATHS[:4])
+    lost = st.integers(1, 4)
     return st.one_of(
         points,
         points,
         points,
         params,
+        st.builds(ev.EpochStarted, time, epoch, around, st.booleans()),
+        st.builds(ev.EpochStarted, time, epoch, around, st.booleans()),
+        st.builds(ev.EpochEnded, time, epoch, around),
+        st.builds(
+            ev.Activity,
+            time,
+            st.integers(0, 3),
+            name,
+            path,
+            st.integers(0, 3),
+            st.sampled_from(("running", "running", "finished", "failed")),
+            started=st.none() | time,
+        ),
+        st.builds(
+            ev.Linked,
+            time,
+            st.integers(1, 3),
+            st.sampled_from(("used", "generated")),
+            activity,
+            path,
+        ),
+        st.builds(
+            ev.FinalMetric,
+            time,
+            st.integers(1, 2),
+            name,
+            st.sampled_from(("min", "max", "add", "subtract", "mean", "last", "callable")),
+            st.sampled_from(_VALUES),
+            path,
+            value=st.none() | st.sampled_from(_VALUES),
+            error=st.none() | st.just("ValueError: x"),
+        ),
+        st.builds(
+            lambda t, first, n, points: ev.Dropped(t, first, n, "full", min(n, points)),
+            time,
+            st.integers(1, 9),
+            lost,
+            lost,
+        ),
         st.builds(ev.Tag, time, name, st.sampled_from(("x", "y"))),
         st.builds(ev.ContextStarted, time, path),
         st.builds(ev.ContextEnded, time, path),
-        st.builds(ev.Split, time, name, path, st.none() | st.integers(1, 3), _scalars()),
-        st.builds(ev.Source, time, st.none() | name, commit=st.none() | st.just("5880068")),
+        st.builds(
+            ev.Split,
+            time,
+            name,
+            path,
+            st.none() | st.integers(1, 3),
+            _scalars(),
+            parent=st.sampled_from(_NAMES),
+            activity=activity,
+        ),
+        st.builds(
+            ev.Source,
+            time,
+            st.none() | name,
+            commit=st.none() | st.just("5880068"),
+            attributes=st.sampled_from(
+                ({}, {}, {"dirty": True, "diff": 1}, {"dirty": False}, {"sources": 2, "diff": "x"})
+            ),
+        ),
         st.builds(ev.Command, time, st.tuples(name)),
         st.builds(ev.Host, time, name, _scalars()),
         st.builds(ev.ClockStepped, time, st.integers(-5, 5)),
@@ -105,16 +207,67 @@ def _client_events() -> st.SearchStrategy[ev.Event | str]:
             ev.Artifact,
             time,
             st.just(0),  # numbered afterwards
-            st.sampled_from(("checkpoint", "checkpoint", "model", "artifact", "dataset")),
+            st.sampled_from(
+                (
+                    "checkpoint",
+                    "checkpoint",
+                    "model",
+                    "artifact",
+                    "dataset",
+                    "environment",
+                    "layers",
+                    "diff",
+                )
+            ),
             st.sampled_from(_NAMES[:2]),
             st.none() | name,
             mtime=st.none() | time,
             context=path,
             step=st.none() | st.integers(0, 9),
             use=st.sampled_from(("generated", "generated", "used", "")),
-            attributes=_scalars(),
+            attributes=_scalars() | st.builds(lambda n: {"layers": n}, st.integers(1, 4)),
+            derived=st.lists(st.sampled_from(_SOURCES), max_size=3).map(tuple),
+            tuned=st.integers(0, 2),
+            folder=st.sampled_from((0, 0, 0, 1, 2, 3)),
+            activity=activity,
         ),
     )
+
+
+@st.composite
+def _scene(draw: st.DrawFn) -> list[ev.Event | str]:
+    """Activities and epochs as a client writes them: nested, times never falling."""
+    path = draw(st.sampled_from(_PATHS[:4]))
+    time = draw(_times())
+    made: list[ev.Event | str] = []
+
+    def now() -> int:
+        nonlocal time
+        time += draw(st.sampled_from((0, 400, 1200)))
+        return time
+
+    epoch = draw(st.none() | st.integers(0, 2))
+    if epoch is not None:
+        made.append(ev.EpochStarted(now(), epoch, path, draw(st.booleans())))
+    number = draw(st.integers(1, 3))
+    open_ = list(range(number, number + draw(st.integers(0, 2))))
+    for n in open_:
+        made.append(ev.Activity(now(), n, f"step {n}", path, n - 1 if n > number else 0))
+    for _ in range(draw(st.integers(0, 4))):
+        activity = draw(st.sampled_from([0, *open_]))
+        use = draw(st.sampled_from(("used", "generated")))
+        kind = draw(st.sampled_from(("artifact", "checkpoint")))
+        if draw(st.booleans()):
+            made.append(ev.Artifact(now(), 0, kind, "a", context=path, use=use, activity=activity))
+        else:
+            made.append(ev.Linked(now(), draw(st.integers(1, 3)), use, activity, path))
+    for n in reversed(open_):
+        if draw(st.integers(0, 3)):
+            status = draw(st.sampled_from(("finished", "failed")))
+            made.append(ev.Activity(now(), n, f"step {n}", path, 0, status))
+    if epoch is not None and draw(st.integers(0, 3)):
+        made.append(ev.EpochEnded(now(), epoch, path))
+    return made
 
 
 @st.composite
@@ -124,7 +277,8 @@ def _client(draw: st.DrawFn, started: ev.Started) -> list[ev.Event | str]:
         name, path = draw(st.sampled_from(_NAMES)), draw(st.sampled_from(_PATHS))
         stream.append(ev.SeriesDefined(number, name, path, draw(st.sampled_from((None, "s")))))
     counted = 0
-    for event in draw(st.lists(_client_events(), max_size=14)):
+    scenes = st.one_of(*[_client_events().map(lambda event: [event])] * 5, _scene())
+    for event in itertools.chain(*draw(st.lists(scenes, max_size=14))):
         if isinstance(event, ev.Artifact):
             counted += 1
             fields = {f: getattr(event, f) for f in event.__struct_fields__}
@@ -151,7 +305,7 @@ def _pieces(draw: st.DrawFn, stream: list[ev.Event | str]) -> tuple[Piece, ...]:
 def _collector(draw: st.DrawFn, clients: list[bytes]) -> list[ev.Event | str]:
     time, who = _times(), st.sampled_from(clients)
     digest = st.sampled_from(("one", "two")).map(lambda t: hashlib.sha256(t.encode()).hexdigest())
-    part = st.sampled_from(("metrics/part-0-3.parquet", "metrics/part-0-9.parquet", "x.db"))
+    part = st.sampled_from(tuple(_FILES))
     events: st.SearchStrategy[Any] = st.one_of(
         st.builds(
             ev.Stored, time, who, st.integers(1, 3), digest, st.just(7), st.just("artifacts")
@@ -184,7 +338,7 @@ def _collector(draw: st.DrawFn, clients: list[bytes]) -> list[ev.Event | str]:
             lambda path: st.builds(
                 ev.OutputSealed,
                 time,
-                st.just("parquet" if path.startswith("metrics/") else "other"),
+                st.just(_FILES[path]),
                 st.just(path),
                 digest,
                 st.integers(0, 99),
@@ -232,6 +386,7 @@ def logs(draw: st.DrawFn) -> Log:
             python="3.11.7",
             settings=draw(st.sampled_from(({}, {"detail": "rank"}))),
             parent=clients[0] if is_child else b"",
+            part_of=draw(st.sampled_from(_OUTER)),
         )
         clients.append(producer)
         made[producer] = draw(_pieces(draw(_client(started))))

@@ -9,13 +9,19 @@ import pytest
 from prov4ml.sink import available
 from prov4ml.testing.sinks import check_sink
 
-SMALL_PARTS = {"parquet": {"rows_per_part": 10, "compression_level": 1}}
+SMALL_PARTS = {
+    "parquet": {"rows_per_part": 10, "compression_level": 1},
+    "csv": {"rows_per_part": 10, "separator": ";", "compressor": "gzip"},
+    "zarr": {"rows_per_part": 10, "compressor": "zlib"},
+    "netcdf": {"rows_per_part": 10, "compressor": "none"},
+}
 """Options with which a small log passes through everything a sink does while it runs."""
 
 
 def test_the_default_sinks_are_registered() -> None:
-    """The five built-in sinks are found through the entry points."""
+    """The built-in sinks are found through the entry points."""
     assert {"parquet", "provjson", "provn", "svg", "turtle"} <= set(available())
+    assert set(SMALL_PARTS) <= set(available())
 
 
 @pytest.mark.parametrize("name", available())

@@ -14,6 +14,7 @@ import pytest
 
 from prov4ml import config, sink
 from prov4ml.errors import UsageError
+from prov4ml.legacy import CompressorType, MetricsType
 
 
 class Reference:
@@ -451,3 +452,167 @@ def test_the_import_is_light() -> None:
         text=True,
     )
     assert done.stdout.split() == []
+
+
+# --------------------------------------------------------------- keywords of yProv4ML
+
+
+class Table:
+    """A stream sink with the options of a metric file."""
+
+    options = {  # noqa: RUF012
+        "separator": 'one character (default ",")',
+        "compressor": "none or gzip (default none)",
+    }
+
+    def write(self, chunk: object) -> None: ...
+    def close(self) -> list[object]:
+        return []
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sink ``csv``, a stranger's ``feed`` of the same kind and document sink ``reference``."""
+    kinds: dict[str, Any] = {"csv": Table, "feed": Table, "reference": Reference}
+    names = {**sink.available(), **dict.fromkeys(kinds)}
+    plain = sink.load
+    monkeypatch.setattr(sink, "available", lambda: names)
+    monkeypatch.setattr(sink, "load", lambda name: kinds[name] if name in kinds else plain(name))
+
+
+@pytest.mark.parametrize("given", ["csv", "CSV", MetricsType.CSV])
+def test_a_type_of_metric_files_is_a_sink_more(folder: Path, tables: None, given: Any) -> None:
+    """By text or member, with the separator as its option; the origin says why."""
+    arguments = {"metrics_file_type": given, "csv_separator": ";"}
+    settings = config.load(arguments, {}, folder)
+    assert settings.sinks == (*config.DEFAULT, "csv")
+    assert settings.options == {"csv": {"separator": ";"}}
+    assert settings.origins["sinks"] == "default, start_run(metrics_file_type=...)"
+    msgspec.msgpack.encode(config.shaping(settings))
+    assert config.load({**arguments, "sinks": ["csv"]}, {}, folder).sinks == ("csv",)
+
+
+def test_an_option_in_the_file_is_overruled_by_the_keyword(folder: Path, tables: None) -> None:
+    """As every argument overrules the file; the others stay."""
+    text = '[run]\nsinks = ["+csv"]\n[sinks.csv]\nseparator = "|"\ncompressor = "gzip"\n'
+    (folder / "prov4ml.toml").write_text(text)
+    settings = config.load({"csv_separator": ";"}, {}, folder)
+    assert settings.options == {"csv": {"separator": ";", "compressor": "gzip"}}
+    assert config.load({}, {}, folder).options["csv"]["separator"] == "|"
+
+
+def test_the_format_that_is_there_anyway_changes_nothing(folder: Path) -> None:
+    """``parquet`` is on the list; the separator is of ``csv`` alone."""
+    arguments = {"metrics_file_type": MetricsType.PARQUET, "csv_separator": ","}
+    settings = config.load(arguments, {}, folder)
+    assert settings.sinks == config.DEFAULT
+    assert settings.options == {}
+
+
+def test_a_format_without_its_sink_gives_a_warning(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script of yProv4ML runs; what is written instead is said."""
+    monkeypatch.setattr(sink, "available", lambda: dict.fromkeys(config.DEFAULT))
+    settings = config.load({"metrics_file_type": "zarr"}, {}, folder)
+    assert settings.sinks == config.DEFAULT
+    assert "metrics_file_type='zarr': there is no sink for it" in caplog.text
+    assert "metrics are written as parquet" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            "xml",
+            "unknown format of metric files: 'xml'; known: csv, netcdf, parquet, zarr",
+        ),
+        ("cvs", "did you mean 'csv'"),
+        ("turtle", "the sink 'turtle' writes a document, not metrics"),
+        ("reference", "the sink 'reference' writes a document, not metrics"),
+    ],
+)
+def test_a_format_that_is_none_is_refused_with_what_is_there(
+    folder: Path, tables: None, given: str, words: str
+) -> None:
+    """Also one that names a sink for documents."""
+    with pytest.raises(UsageError) as caught:
+        config.load({"metrics_file_type": given}, {}, folder)
+    assert words in str(caught.value)
+
+
+def test_a_strangers_sink_may_write_the_metrics(folder: Path, tables: None) -> None:
+    """Any stream sink that is installed."""
+    assert config.load({"metrics_file_type": "feed"}, {}, folder).sinks[-1] == "feed"
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("gzip", "gzip"),
+        (CompressorType.GZIP, "gzip"),
+        (CompressorType.NONE, "none"),
+        (True, "gzip"),
+        (False, "none"),
+    ],
+)
+def test_a_compressor_is_an_option_of_the_sink(
+    folder: Path, tables: None, given: Any, wanted: str
+) -> None:
+    """By name, or whether there is to be one."""
+    arguments = {"metrics_file_type": "csv", "use_compressor": given}
+    assert config.load(arguments, {}, folder).options == {"csv": {"compressor": wanted}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            {"use_compressor": "zip"},
+            "use_compressor='zip' has no effect: the sink 'parquet' offers",
+        ),
+        (
+            {"use_compressor": CompressorType.ZSTD, "metrics_file_type": "csv"},
+            "use_compressor='zstd' has no effect: the sink 'csv' offers none, gzip",
+        ),
+    ],
+)
+def test_a_compressor_without_effect_is_said(
+    folder: Path,
+    tables: None,
+    caplog: pytest.LogCaptureFixture,
+    arguments: dict[str, Any],
+    words: str,
+) -> None:
+    """The sink has no such choice; the script runs."""
+    assert config.load(arguments, {}, folder).options == {}
+    assert words in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "kind", "words"),
+    [
+        ("collect_all_processes", 1, TypeError, "must be true or false, not int"),
+        ("disable_codecarbon", "yes", TypeError, "must be true or false, not str"),
+        ("metrics_file_type", 3, TypeError, "must be text, not int"),
+        ("csv_separator", "", UsageError, "must not be empty"),
+        ("use_compressor", 3, TypeError, "must be text, not int"),
+        ("use_run_id", "3", TypeError, "must be an integer, not str"),
+        ("use_run_id", True, TypeError, "must be an integer, not bool"),
+        ("use_run_id", -1, UsageError, "must be 0 or more"),
+    ],
+)
+def test_a_wrong_keyword_of_yprov4ml_is_named(
+    folder: Path, argument: str, value: Any, kind: type[Exception], words: str
+) -> None:
+    """With its value and what it must be."""
+    with pytest.raises(kind, match=words) as caught:
+        config.load({argument: value}, {}, folder)
+    assert f"start_run({argument}=...): {value!r}" in str(caught.value)
+
+
+def test_only_runs_that_leave_ranks_out_say_so(folder: Path) -> None:
+    """What travels is what it was for all others."""
+    assert "collect_all_processes" not in config.shaping(config.load({}, {}, folder))
+    some = config.load({"collect_all_processes": False}, {}, folder)
+    assert config.shaping(some)["collect_all_processes"] is False

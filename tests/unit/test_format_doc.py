@@ -65,8 +65,8 @@ def type_text(hint: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         if set(arguments) == set(typing.get_args(ev.Scalar)):
             return "scalar"
-        names = [type_text(each) for each in arguments if each is not type(None)]
-        return " or ".join([*names, "nil"])
+        names = ["nil" if each is type(None) else type_text(each) for each in arguments]
+        return " or ".join(sorted(names, key="nil".__eq__))
     if origin is tuple:
         return f"array of {type_text(arguments[0])}"
     if origin is dict:

@@ -555,9 +555,9 @@ def test_forks_while_threads_log_give_each_process_its_own_journal(
         thread.start()
     while len(counts) < 3:
         time.sleep(0)
-    journal.prologue = lambda: msgspec.msgpack.encode(
-        ev.Tag(0, "child", journal.who.parent.decode())
-    )
+    journal.prologue = lambda: [
+        msgspec.msgpack.encode(ev.Tag(0, "child", journal.who.parent.decode()))
+    ]
 
     def grandchild() -> None:
         journal.forked(lambda: _who(b"g" * 16, journal.who.producer))
@@ -704,7 +704,7 @@ def test_a_child_on_a_full_disk_introduces_itself_when_there_is_room(
     """First what was dropped, then who it is, then its events."""
     log = _log_into(journal)
     log("loss", 0.5)
-    journal.prologue = lambda: msgspec.msgpack.encode(ev.Tag(0, "child", "me"))
+    journal.prologue = lambda: [msgspec.msgpack.encode(ev.Tag(0, "child", "me"))]
     create = seg.create
 
     def child() -> None:

@@ -21,6 +21,9 @@ ROOT = Path(__file__).parents[2]
 LOGS = sorted(path for path in (ROOT / "tests" / "data" / "logs").iterdir() if path.is_dir())
 LOGS = [path for path in LOGS if path.name[:1].isdigit()]
 
+NEWEST = {"0.1.0": 15}
+"""The highest tag of a training process's event that a release had; others have all of today's."""
+
 pytestmark = pytest.mark.parametrize("log", LOGS, ids=lambda path: path.name)
 
 
@@ -52,7 +55,12 @@ def test_every_frame_and_event_is_read(log: Path, make: ModuleType) -> None:
 
 def test_every_kind_of_client_event_is_in_it(log: Path) -> None:
     """No kind that its release had is missing; newer kinds are in newer logs."""
-    kinds = {kind.__name__ for kind in typing.get_args(ev.ClientEvent)}
+    newest = NEWEST.get(log.name, 63)
+    kinds = {
+        kind.__name__
+        for kind in typing.get_args(ev.ClientEvent)
+        if kind.__struct_config__.tag <= newest
+    }
     if log == LOGS[-1]:
         assert kinds <= set(counts(log)["events"])
 

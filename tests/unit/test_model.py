@@ -418,6 +418,43 @@ def test_a_child_and_a_second_process_have_names_of_their_own() -> None:
     assert violations(told.document) == []
 
 
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("https://w3id.org/prov4ml/run/0190b6f2-7c1e-7000-8000-00000000000a/run", True),
+        ("https://lab.example/other#thing%20b", True),
+        ("http://lab.example/run/0190b6f2-7c1e-7000-8000-2f1d5c3a9e01/run", True),  # our label
+        (f"https://w3id.org/prov4ml/run/{RUN}/run", False),  # itself
+        ("no iri at all", False),
+        ("https://lab.example/a b/run", False),
+        ("https://lab.example/", False),
+    ],
+)
+def test_a_nested_run_is_part_of_another(given: str, name: bool) -> None:
+    """The IRI is a name whose prefix is declared; what cannot be one is left out."""
+    state = RunState()
+    apply(state, producer(1), 0, [started(part_of=given, namespace="https://w3id.org/prov4ml/")])
+    apply(state, producer(2), 0, [started(1, part_of=given)])  # said by each rank, stated once
+    made = document(state)
+    told = Told(state)
+    parts = [v for k, v in told[f"{R}run"].items() if k == "dcterms:isPartOf"]
+    assert [iri(made, str(part)) for part in parts] == ([given] if name else [])
+    assert all(isinstance(part, Name) for part in parts)
+    assert violations(made) == []
+
+
+def test_the_prefix_of_another_run_is_its_own() -> None:
+    """Both documents spell the outer run alike, so that texts can be compared."""
+    outer = "0190b6f2-7c1e-7000-8000-00000000000a"
+    first, second = RunState(), RunState()
+    apply(first, producer(1), 0, [started(run=outer)])
+    given = f"{started().namespace}run/{outer}/run"
+    apply(second, producer(2), 0, [started(part_of=given)])
+    (name,) = [e.id for e in statements(first) if isinstance(e, Element) and e.id.endswith(":run")]
+    assert Told(second)[f"{R}run"]["dcterms:isPartOf"] == name
+    assert document(second).prefixes[name[:-4]] == document(first).prefixes[name[:-4]]
+
+
 def test_nothing_is_said_before_a_process_says_who_it_is() -> None:
     """An empty state, or a collector alone, makes an empty document with valid prefixes."""
     for state in (RunState(), fold(p1=[ev.RunOpened(T0, RUN, "/prov", ())])):
@@ -543,6 +580,74 @@ def test_equal_values_are_one_entity_and_a_second_value_revises(told: Told) -> N
     assert told.one("used", f"{R}run", settings[("lr", 0.001)]).time == T0 + S // 2
     assert told[settings[("lr", 0.01)]]["p4:rank"] == 1
     assert "p4:rank" not in told[settings[("batch_size", 32)]]
+
+
+def test_a_parameter_of_a_context_is_used_there_too() -> None:
+    """By the run as always, by each context when it was first set there; sources are told."""
+    stream = [
+        ev.Param(T0 + 2 * S, "tokens", "int", "128", context=TRAIN, source="file"),
+        ev.Param(T0 + 3 * S, "tokens", "int", "128", context=TRAIN, source="file"),
+        ev.Param(T0 + 4 * S, "tokens", "int", "128", context=VAL, source="by hand"),
+    ]
+    told = Told(fold(p1=[started(), *stream]))
+    (id,) = told.typed("mls:HyperParameterSetting")
+    sources = [value for key, value in told.elements[id].attributes if key == "p4:source"]
+    assert sources == ["by hand", "file"]
+    uses = {r.arguments[0]: (r.time, r.attributes) for r in told.of("used", None, id)}
+    role = (("prov:role", Name("p4:hyperparameter")),)
+    assert uses == {
+        f"{R}run": (T0 + 2 * S, role),
+        f"{R}attempt/1/context/training": (T0 + 2 * S, role),
+        f"{R}attempt/1/context/validation": (T0 + 4 * S, role),
+    }
+    assert list(violations(told.document)) == []
+
+
+def test_contexts_with_capitals_are_what_they_say() -> None:
+    """As yProv4ML 3.x writes them: types, roles of data, who was informed and evaluated."""
+    stream = [
+        ev.Artifact(T0 + S, 1, "dataset", "digits", use="used"),
+        ev.Split(T0 + 2 * S, "held out", ("Validation",), 1),
+        ev.ContextStarted(T0 + 2 * S, ("Training",)),
+        model(T0 + 3 * S, 2, context=("Training",)),
+        ev.ContextEnded(T0 + 4 * S, ("Training",)),
+        ev.ContextEnded(T0 + 5 * S, ("Validation",)),
+        ev.ContextEnded(T0 + 5 * S, ("evaluation",)),
+    ]
+    told = Told(fold(p1=[started(), *stream]))
+    context = f"{R}attempt/1/context"
+    assert told.types(f"{context}/Training") == ["p4:Training"]
+    assert told.types(f"{context}/Validation") == ["p4:Validation"]
+    assert told.types(f"{context}/evaluation") == ["p4:Testing"]
+    assert told.one("wasInformedBy", f"{context}/Validation").arguments[1] == f"{context}/Training"
+    (use,) = told.of("used", f"{context}/Validation", f"{R}split/held%20out")
+    assert use.attributes == (("prov:role", Name("p4:validationData")),)
+    version = f"{R}attempt/1/rank/0/artifact/2"
+    assert told.one("used", f"{context}/Validation", version).attributes == (
+        ("prov:role", Name("p4:evaluatedModel")),
+    )
+
+
+def test_a_model_that_was_an_input_is_used_with_its_role() -> None:
+    """It is no version of this run's making, and no result of it."""
+    stream = [model(T0 + 2 * S, 1, "model", use="used")]
+    told = Told(fold(p1=[started(), *stream]))
+    version = f"{R}attempt/1/rank/0/artifact/1"
+    use = told.one("used", f"{R}attempt/1/context/training", version)
+    assert use.attributes == (("prov:role", Name("p4:inputModel")),)
+    assert told.of("wasGeneratedBy", version) == []
+    assert told.of("hadMember", None, version) == []
+    assert told[version]["prov:label"] == "digits_mlp"
+
+
+def test_ranks_that_were_to_log_no_metrics_say_so() -> None:
+    """Not the first, and not where all were."""
+    some = {"collect_all_processes": False}
+    zero = [started(0, world_size=2, settings=some)]
+    one = [started(1, world_size=2, settings=some)]
+    told = Told(fold(p1=zero, p2=one))
+    assert "p4:collectsMetrics" not in told[f"{R}attempt/1/rank/0"]
+    assert told[f"{R}attempt/1/rank/1"]["p4:collectsMetrics"] is False
 
 
 def test_a_value_that_returns_makes_no_circle() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from msgspec import structs
 
 from prov4ml import events as ev
 from prov4ml import model
@@ -51,6 +52,15 @@ def validation(name: str, points: list[tuple[int | None, int | None, float]]) ->
     for at, (step, epoch, value) in enumerate(points):
         found.append(ev.Point(0, made.START + at, value, step, epoch))
     return found
+
+
+def test_the_title_is_what_people_wrote() -> None:
+    """The name of a run directory is percent-encoded; its picture says it plainly."""
+    stream = made.sample_events(logged=False)
+    for events in stream.values():
+        if isinstance(events[0], ev.Started):
+            events[0] = structs.replace(events[0], name="a%20%3C%26%3E%20b_0")
+    assert picture(made.fold(stream)).title == "a <&> b_0"
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -231,6 +241,21 @@ def test_no_best_without_evidence(
 def test_better(name: str, way: int) -> None:
     """A metric's name says which way is better, or that nobody can tell."""
     assert better(name) == way
+
+
+@pytest.mark.parametrize("use", ["used", "generated"])
+def test_a_folder_stands_for_its_files(use: str) -> None:
+    """A thousand files of one folder are one thing in the picture."""
+    time = made.START + 10**9
+    folder = ev.Artifact(time, 1, "artifact", "plots", use=use, attributes={"files": 1000})
+    files = [
+        ev.Artifact(time + n, n, "artifact", f"plots/{n}", use=use, folder=1)
+        for n in range(2, 1002)
+    ]
+    texts = [line for box in boxes(run_with(folder, *files)).values() for line in box.lines]
+    titles = [box.title for box in boxes(run_with(folder, *files)).values()]
+    assert any("plots" in text for text in (*titles, *texts))
+    assert not any("plots/" in text for text in (*titles, *texts))
 
 
 def test_missing_bytes_are_said() -> None:

@@ -18,7 +18,7 @@ import pytest
 from prov4ml.errors import SinkError, UsageError
 from prov4ml.events import Event, Point, Tag
 from prov4ml.sink import Chunk, SeriesKey, Target
-from prov4ml_sinks import parquet_files
+from prov4ml_sinks import metric_columns, metric_parts
 from prov4ml_sinks.parquet import Parquet, context_text, read
 
 START = 1_767_225_600_000_000_000
@@ -288,7 +288,7 @@ def test_order_does_not_depend_on_parts(
     tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The merged rows are cut into sorted groups by the log alone."""
-    monkeypatch.setattr(parquet_files, "GROUP", 32)
+    monkeypatch.setattr(metric_columns, "GROUP", 32)
     chunks = log(20)
     sink = make(tmp_path, rows_per_part=limit)
     for each in chunks:
@@ -421,7 +421,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(parquet_files, "_sync", full)
+        patch.setattr(metric_parts, "_sync", full)
         with pytest.raises(OSError, match="No space"):
             sink.write(chunks[2])
     assert (names(tmp_path), sink.flush()) == ([], 0)
@@ -435,7 +435,7 @@ def test_readers_ignore_parts_inside_anothers_range(tmp_path: Path) -> None:
         (tmp_path / f"part-{first}-{last}.parquet").touch()
     (tmp_path / "part-1-2.parquet.tmp").touch()
     (tmp_path / "part-01-2.parquet").touch()
-    found = parquet_files.visible(parquet_files.parts(tmp_path))
+    found = metric_parts.visible(metric_parts.parts(tmp_path, ".parquet"))
     assert [(p.first, p.last) for p in found] == [(0, 9), (10, 10), (11, 20)]
 
 

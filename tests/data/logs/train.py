@@ -37,14 +37,21 @@ prov4ml.log_metric("loss", 0.5, "validation", 20, source="other", timestamp=1_70
 prov4ml.log_artifact("notes", __file__, is_input=True)
 prov4ml.log_artifact("copy.csv", "data.csv", copy=False)
 
+prov4ml.register_final_metric("loss", 10, "MIN")
+prov4ml.register_final_metric("score", 0, lambda before, value: before + value)
+with prov4ml.epoch(3, activity=True), prov4ml.activity("tokenise", vocabulary=100) as step:
+    step.used("table")
+    prov4ml.log_metric("score", 0.5)
+    prov4ml.log_artifact("tokens.csv", "data.csv", copy=False)
+
 if rank == 0:
     if not (child := os.fork()):
         prov4ml.log_metric("of a child", 1.0, step=0)
         os._exit(0)
     os.waitpid(child, 0)
     # What no healthy process writes: a stepped clock, dropped events, an event of the future.
-    run._append(ev.ClockStepped(time.time_ns(), 1_000_000))
-    run._append(ev.Dropped(time.time_ns(), 5, 0, "none, in truth"))
+    run._recorder.append(ev.ClockStepped(time.time_ns(), 1_000_000))
+    run._recorder.append(ev.Dropped(time.time_ns(), 5, 0, "none, in truth"))
     run._journal.append(msgspec.msgpack.encode([63, "unknown"]))
     prov4ml.log_model(b"weights", "model", "training")
     Path("rank0").touch()

@@ -1,4 +1,4 @@
-"""The ``parquet`` sink through any series of crashes: no point twice, in the end none missing."""
+"""Sinks of points through any series of crashes: no point twice, in the end none missing."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prov4ml.events import Point
 from prov4ml.sink import Chunk, SeriesKey, Target
-from prov4ml_sinks import parquet_files
-from prov4ml_sinks.parquet import Parquet, read
+from prov4ml_sinks import csv, metric_parts, netcdf, parquet, zarr
 
 FRAMES = 12
 SERIES = {0: SeriesKey("loss", ("training",), None), 1: SeriesKey("accuracy", (), None)}
@@ -65,14 +65,17 @@ def dying_after(steps: int) -> Iterator[None]:
     with (
         mock.patch.object(os, "replace", counted("replace")),
         mock.patch.object(Path, "unlink", counted("unlink")),
-        mock.patch.object(parquet_files, "_sync"),
+        mock.patch.object(metric_parts, "_sync"),
     ):
         yield
 
 
-def values(directory: Path) -> list[float]:
-    found: list[float] = read(directory)["value"].to_pylist()
-    return found
+SINKS: dict[str, tuple[Any, Any, str]] = {
+    "parquet": (parquet.Parquet, parquet.read, ".parquet"),
+    "csv": (csv.Csv, csv.read, ".csv"),
+    "zarr": (zarr.Zarr, zarr.read, ".zarr.zip"),
+    "netcdf": (netcdf.NetCdf, netcdf.read, ".nc"),
+}
 
 
 def life(rows: int, stop: int = FRAMES, *, close: bool = False) -> dict[str, Any]:
@@ -94,20 +97,17 @@ lives = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(lives, max_size=5))
-@example([life(7), life(4, 5)])  # new parts cut elsewhere than those they replace
-@example([life(4, close=True)])  # a merged part that no cursor knows of, written again
-def test_any_series_of_crashes(past: list[dict[str, Any]]) -> None:
-    """Readers never see a point twice, and the last life leaves one file with every point."""
-    with TemporaryDirectory() as name:
-        directory, cursor = Path(name), 0
+def check(name: str, past: list[dict[str, Any]]) -> None:
+    """Some lives, then one that the process survives."""
+    kind, read, suffix = SINKS[name]
+    with TemporaryDirectory() as folder:
+        directory, cursor = Path(folder), 0
         for now in [*past, life(7, close=True)]:
             cursor = 0 if now["replay"] else cursor
             try:
                 with dying_after(now["steps"]):
                     options = {"rows_per_part": now["rows"]}
-                    sink = Parquet(Target(directory, "run", "digits", cursor), options)
+                    sink = kind(Target(directory, "run", "digits", cursor), options)
                     for chunk in LOG[cursor : now["stop"]]:
                         sink.write(chunk)
                         reached = sink.flush()
@@ -117,7 +117,32 @@ def test_any_series_of_crashes(past: list[dict[str, Any]]) -> None:
                         sink.close()
             except Crash:
                 pass
-            seen = values(directory)
+            seen = read(directory)["value"].to_pylist()
             assert len(seen) == len(set(seen))
         assert seen == EXPECTED
-        assert os.listdir(directory / "metrics") == [f"part-0-{FRAMES - 1}.parquet"]
+        assert os.listdir(directory / "metrics") == [f"part-0-{FRAMES - 1}{suffix}"]
+
+
+NEW_PARTS = [life(7), life(4, 5)]  # cut elsewhere than those they replace
+MERGED = [life(4, close=True)]  # a merged part that no cursor knows of, written again
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(lives, max_size=5))
+@example(NEW_PARTS)
+@example(MERGED)
+def test_any_series_of_crashes(past: list[dict[str, Any]]) -> None:
+    """Readers never see a point twice, and the last life leaves one file with every point."""
+    check("parquet", past)
+
+
+@pytest.mark.parametrize("name", [name for name in SINKS if name != "parquet"])
+@settings(max_examples=12, deadline=None)
+@given(st.lists(lives, max_size=3))
+@example(NEW_PARTS)
+@example(MERGED)
+def test_other_formats_through_crashes(name: str, past: list[dict[str, Any]]) -> None:
+    """The same holds for each format, whose parts are handled alike."""
+    if name == "netcdf":
+        pytest.importorskip("h5netcdf")
+    check(name, past)

@@ -1,0 +1,1 @@
+"""Other trackers' calls on a ``Run``, for scripts that change nothing but their import."""
