@@ -2,8 +2,8 @@
 
 A run is named by its directory, the directory's name, or its id.  ``run.json`` says which it is;
 so does its event log, and where no collector ever came, its journals.  An attempt's number is
-taken with the marker ``<dir>/.prov4ml/<run id>.<attempt>``, which holds the run key of the job:
-ranks of one job find it there, another job takes the next number.  So two attempts never have one
+taken with the marker ``<dir>/.prov4ml/<run id>.<attempt>``, which says by which job: its ranks find
+it there, another job takes the next number.  So two attempts never have one
 number, however little of the first has arrived.  ``rundir`` has the way of those who start a run.
 """
 
@@ -60,12 +60,12 @@ def continued(
         try:
             attempt = _attempt(earlier, markers, key, where, places)
             place = markers / f"{earlier.id}.{attempt}.{where.rank}"
-            if rundir.create(place, rundir.holder()):
+            if attempt and rundir.create(place, rundir.holder()):
                 claimed = Claim(earlier.id, earlier.directory.name, earlier.directory, earlier.id)
                 return claimed, msgspec.structs.replace(where, attempt=attempt)
         except FileNotFoundError:  # a marker that we saw went with its run
             continue
-    raise UsageError(f"resume: {markers} has no place left for rank {where.rank}")
+    raise UsageError(f"resume: {markers} changes all the time")
 
 
 def numbered(
@@ -94,13 +94,15 @@ def find(base: Path, run: str, places: list[Path]) -> Path:
 def _attempt(
     earlier: _Earlier, markers: Path, key: str | None, where: Launch, places: list[Path]
 ) -> int:
-    """The attempt that our job is in, begun here if no other rank has done so."""
-    own = f"{key}.{where.attempt}" if key is not None else ""
+    """The attempt that our job is in, begun here if no other rank has done so; 0: look again."""
+    job = f"{key}.{where.attempt}" if key is not None else ""
     held = _held(markers, earlier.id)
-    ours = {n for n in held if own and (markers / f"{earlier.id}.{n}").read_text() == own}
+    ours = [n for n in held if job and _read(markers / f"{earlier.id}.{n}").get("job") == job]
     for number in sorted(ours, reverse=True):
         if where.rank not in held[number]:
             return number
+    # Behind the markers: what went from there meanwhile stands in the manifest.
+    earlier = _known(earlier.directory, places) or earlier
     journals = _journals(earlier, places)
     for attempt, rank, pid in _living(earlier, markers, held, journals):
         if attempt not in ours or rank == where.rank:
@@ -109,11 +111,8 @@ def _attempt(
                 f"pid {pid})"
             )
     number = max([earlier.attempts, *held, *(who.attempt for who in journals)]) + 1
-    while not rundir.create(markers / f"{earlier.id}.{number}", own):
-        if own and (markers / f"{earlier.id}.{number}").read_text() == own:
-            break  # another rank of ours was faster
-        number += 1
-    return number
+    begun = {**json.loads(rundir.holder()), "rank": where.rank, "job": job}
+    return number if rundir.create(markers / f"{earlier.id}.{number}", json.dumps(begun)) else 0
 
 
 # ---------------------------------------------------------------------------- which run it is
@@ -249,6 +248,14 @@ def _held(markers: Path, prefix: str) -> Held:
     return found
 
 
+def _beginners(markers: Path, id: str, held: Held) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Attempt, rank and facts of who took each number; their place they may take a moment later."""
+    for attempt in held:
+        who = _read(markers / f"{id}.{attempt}")
+        if "rank" in who:
+            yield attempt, who["rank"], who
+
+
 def _living(
     earlier: _Earlier, markers: Path, held: Held, journals: list[seg.Identity]
 ) -> Iterator[tuple[int, int, int]]:
@@ -260,6 +267,9 @@ def _living(
                 yield int(row["attempt"]), int(row["rank"]), int(row["pid"])
     keys = [name for name in os.listdir(markers) if "." not in name]
     started = [key for key in keys if _text(markers / key) == earlier.id]
+    for attempt, rank, who in _beginners(markers, earlier.id, held):
+        if _lives(who):
+            yield attempt, rank, int(who["pid"])
     for places in (held, *(_held(markers, key) for key in started)):
         for attempt, holders in places.items():
             for rank, who in holders.items():

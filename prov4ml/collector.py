@@ -85,6 +85,7 @@ class _Run:
         self.dirty = False
         self.first_unsynced = 0.0
         self.rewound: dict[bytes, tuple[int, float]] = {}
+        self.asks = False  # for a look: somebody is dead, and only that keeps it from being closed
         self.living = True  # whether a process of it was, at the last look
         self.last_alive = leases.awake
         self.stopping = False
@@ -119,6 +120,13 @@ class _Run:
         self.stopping = True
         self._more.set()
 
+    def _complete(self) -> bool:
+        """Whether all has come, and nobody is awaited whose end, or beginning, must be told."""
+        if not self.publisher.complete or self.liveness.awaited():
+            return False
+        self.asks = self.liveness.untold()
+        return not self.asks
+
     def _publish(self) -> None:
         while not self._published():
             pass
@@ -139,7 +147,7 @@ class _Run:
                 self.publisher.abandon()
                 return True
             self.publisher.follow()
-            if (self.publisher.complete and not self.liveness.awaited()) or self._over.is_set():
+            if self._complete() or self._over.is_set():
                 self.publisher.close()
                 return True
             self.publisher.snapshot()
@@ -515,6 +523,8 @@ class Collector:
                 run.liveness.close()
                 self._packing = [r for r in self._packing if r.packing] + [run]
                 continue
+            if run.asks:
+                self._guarded(self._look, run)
             for producer, address in list(run.waiting.items()):
                 known = run.publisher.state.producers.get(producer)
                 others = self._working(run)

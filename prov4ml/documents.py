@@ -64,8 +64,13 @@ def write(of: state.RunState, directory: Path, names: Iterable[str] | None = Non
     return results
 
 
-def manifest(of: state.RunState, documents: Iterable[Written]) -> dict[str, Any]:
-    """What ``run.json`` holds, from the fold and what was written."""
+def manifest(
+    of: state.RunState, documents: Iterable[Written], *, closed: bool = True
+) -> dict[str, Any]:
+    """What ``run.json`` holds, from the fold and what was written.
+
+    ``closed``: nobody is at work on the run; one that had ended may be opened again.
+    """
     ranks = list(state.ranks(of))
     first = ranks[0].started if ranks else None
     end = state.run_status(of)
@@ -87,7 +92,7 @@ def manifest(of: state.RunState, documents: Iterable[Written]) -> dict[str, Any]
         "error": _error(end),
         "started": iso(min(starts)) if starts else None,
         "ended": None if end.time is None else iso(end.time),
-        "closed": None if over is None else iso(over),
+        "closed": iso(over) if over is not None and closed else None,
         "attempts": len(state.attempts(of)),
         "accounting": {
             "sent": sent,

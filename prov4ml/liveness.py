@@ -48,7 +48,7 @@ def _client(pid: int, start: int, boot: str, host: str) -> _Client:
 
 
 class Liveness:
-    """The processes of one run.  On the receiving thread, but for ``awaited``."""
+    """The processes of one run.  On the receiving thread, but for what says otherwise."""
 
     def __init__(self, log: EventLog, publisher: Publisher, leases: Leases, waited: Waited) -> None:
         self.clients: dict[bytes, _Client] = {}  # who said hello, and is not known to be dead
@@ -102,6 +102,19 @@ class Liveness:
             if back and state.unreachable(of, producer):
                 return True
         return False
+
+    def untold(self) -> bool:
+        """Whether a process of this host is gone and ``look`` has not told so yet; any thread."""
+        of = self._publisher.state
+        return any(
+            p.ended is None
+            and p.id not in of.ends
+            and p.id not in self._buried
+            and here(s.host, s.boot_id)
+            and not process.alive(s.pid, s.pid_start, s.boot_id)
+            for p in list(of.producers.values())
+            if (s := p.started) is not None
+        )
 
     def living(self) -> list[bytes]:
         """Producers that said hello, have not ended and may be alive."""

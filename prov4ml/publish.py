@@ -284,14 +284,16 @@ class Publisher:
         if not self._shown:  # at first only the manifest: the run has just begun
             self._shown = now
             self._shown_as = shown_as
-            documents.write_manifest(self.directory, documents.manifest(self.state, ()))
+            begun = documents.manifest(self.state, (), closed=False)
+            documents.write_manifest(self.directory, begun)
             return
         self._write(now, shown_as)
 
-    def _write(self, now: float, shown_as: str = "") -> None:
+    def _write(self, now: float, shown_as: str = "", *, closed: bool = False) -> None:
         shown = standing(self.state, self.log.directory, self._reader.number, self._cuts)
         self._written = documents.write(shown, self.directory)
-        documents.write_manifest(self.directory, documents.manifest(self.state, self._written))
+        content = documents.manifest(self.state, self._written, closed=closed)
+        documents.write_manifest(self.directory, content)
         self._shown = time.monotonic()
         self._shown_as = shown_as
         self._took = self._shown - now
@@ -323,7 +325,7 @@ class Publisher:
             take(self.state, frame)
         self._record()
         self._tidy()
-        self._write(time.monotonic())
+        self._write(time.monotonic(), closed=True)
         self._keeper.stop()
         self.log.finish()
         self._reader.close()

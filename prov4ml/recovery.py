@@ -84,13 +84,15 @@ def collect(directory: Path, places: list[Path]) -> wire.Closed:
 
 
 def _bury(publisher: Publisher) -> None:
-    """Ranks that did not say how they ended, and live no more."""
-    for p in list(state.ranks(publisher.state)):
+    """Processes that did not say how they ended, and live no more."""
+    for p in state.clients(publisher.state):
         started = p.started
         if started is None or p.ended is not None or p.id in publisher.state.ends:
             continue
         here = started.host == process.hostname()
         if here and process.alive(started.pid, started.pid_start, started.boot_id):
+            if started.parent:
+                continue  # a child that outlives its parent is no reason to wait
             publisher.log.close()
             raise UsageError(f"rank {started.rank} (pid {started.pid}) still runs")
         status = "died" if here else "unreachable"

@@ -221,6 +221,20 @@ QUALIFIED = {
     "actedOnBehalfOf": "qualifiedDelegation",
 }
 
+# direct property: what PROV-JSON calls its two ends
+ENDS = {
+    "wasGeneratedBy": ("entity", "activity"),
+    "used": ("activity", "entity"),
+    "wasInformedBy": ("informed", "informant"),
+    "wasStartedBy": ("activity", "trigger"),
+    "wasEndedBy": ("activity", "trigger"),
+    "wasInvalidatedBy": ("entity", "activity"),
+    "wasDerivedFrom": ("generatedEntity", "usedEntity"),
+    "wasAttributedTo": ("entity", "agent"),
+    "wasAssociatedWith": ("activity", "agent"),
+    "actedOnBehalfOf": ("delegate", "responsible"),
+}
+
 
 class Read:
     """A run directory through other people's readers."""
@@ -321,8 +335,10 @@ class Read:
         assert self.picture.tag == "{http://www.w3.org/2000/svg}svg"
         for direct, qualified in QUALIFIED.items():
             stated = list(self.json.get(direct, {}).values())
-            # A child was started by its parent, an activity: there is no entity to point to.
-            pairs = [s for s in stated if direct != "wasStartedBy" or "prov:trigger" in s]
+            # A run may be associated with its user by two plans: one triple.  A child was started
+            # by its parent, an activity: there is no entity to point to.
+            ends = [tuple(s.get(f"prov:{name}") for name in ENDS[direct]) for s in stated]
+            pairs = {pair for pair in ends if None not in pair}
             triples = self.count(f"?a prov:{direct} ?b")
             nodes = self.count(f"?a prov:{qualified} ?q")
             assert (triples, nodes) == (len(pairs), len(stated)), direct
