@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import _common as common
 import torch
@@ -116,10 +117,10 @@ def main(count: int, size: int) -> int:
             torch.set_num_threads(threads)
             steps_of = training(512)
             steps_of(100, False)
-            steps = max(10, int(SECONDS / min(steps_of(50, False) / 50 for _ in range(3))))
+            steps = max(10, int(SECONDS / min(steps_of(50, False)[0] / 50 for _ in range(3))))
 
-            def block(steps: int = steps, of: Callable[[int, bool], float] = steps_of) -> float:
-                return of(steps, False)
+            def block(steps: int = steps, of: Callable[..., Any] = steps_of) -> float:
+                return float(of(steps, False)[0])
 
             def told(name: str, ratios: list[float], budget: float | None) -> list[object]:
                 low, high = interval(ratios)
