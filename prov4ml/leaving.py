@@ -53,7 +53,8 @@ def leave(run: Run, deadline: float) -> None:
         )
     else:
         why = sender.refused or "the collector did not answer in time"
-        say(logging.WARNING, f"{run.name}: {why}; nothing is lost, complete it with: {command}")
+        lost = f"{journal.lost:,} events were lost before" if journal.lost else "nothing is lost"
+        say(logging.WARNING, f"{run.name}: {why}; {lost}, complete it with: {command}")
 
 
 def _report(run: Run, closed: wire.Closed) -> None:

@@ -248,6 +248,8 @@ exec(sys.argv[1 + rank])
 """
 
 
+# Soak only: where the collector comes too late to see the end, "died" is true as well.
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("first", "statuses", "of_the_run"),
     [

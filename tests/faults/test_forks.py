@@ -541,6 +541,8 @@ if __name__ == "__main__":
 """
 
 
+# Soak only: on a machine at its limit a point was seen to come late into metrics/.
+@pytest.mark.soak
 @pytest.mark.parametrize("job", ["", "a job"])
 @pytest.mark.parametrize("kind", ["spawn", "forkserver"])
 def test_processes_that_inherit_nothing(

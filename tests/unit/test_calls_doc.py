@@ -15,29 +15,6 @@ PAGE = (ROOT / "prov4ml" / "docs" / "calls.md").read_text()
 
 INSIDE = {"after_fork"}  # of Run, not for users
 
-# Names that are fixed and may not be there yet; a row of theirs is right already.
-FIXED = {
-    "FoldOperation",
-    "activity",
-    "ended",
-    "epoch",
-    "iri",
-    "log_artifacts",
-    "log_context",
-    "log_current_execution_time",
-    "log_environment",
-    "log_execution_command",
-    "log_execution_end_time",
-    "log_execution_start_time",
-    "log_flops_per_batch",
-    "log_flops_per_epoch",
-    "log_input",
-    "log_output",
-    "log_source_code",
-    "register_final_metric",
-    "timer",
-}
-
 
 def rows() -> list[list[str]]:
     """The rows of the tables of calls, a list of cells each."""
@@ -67,8 +44,8 @@ def test_every_public_call_has_its_row(name: str) -> None:
 
 
 def test_no_row_is_about_nothing() -> None:
-    """Each names a call that is there, or whose name is fixed."""
-    assert set(named()) <= public() | FIXED
+    """Each names a call that is there."""
+    assert set(named()) <= public()
 
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row[0])

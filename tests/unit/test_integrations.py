@@ -246,7 +246,8 @@ def test_a_class_that_leaves_no_room_is_refused() -> None:
 def test_the_example_of_the_page_works(told: Told) -> None:
     """Its code is run as it stands, with a small network and data of that shape."""
     page = Path(__file__).parents[2] / "prov4ml" / "docs" / "logging.md"
-    code = page.read_text().split("```python\n")[1].split("```")[0]
+    blocks = [block.split("```")[0] for block in page.read_text().split("```python\n")[1:]]
+    (code,) = (block for block in blocks if "ProvenanceTrackedModel" in block)
     network = nn.Sequential()
     network.add_module("encoder", nn.Linear(4, 1))
     space: dict[str, Any] = {

@@ -162,6 +162,13 @@ DOCUMENTED = {
     "log_output": ["out log_copy_in_prov_directory"],
     "log_source_code": ["path"],
     "log_execution_command": ["cmd path"],
+    "log_context": ["context is_subcontext_of"],
+    "log_flops_per_batch": ["label model batch context step"],
+    "log_flops_per_epoch": ["label model dataset context step"],
+    "log_current_execution_time": ["label context step"],
+    "log_execution_start_time": [""],
+    "log_execution_end_time": [""],
+    "register_final_metric": ["metric_name initial_value fold_operation"],
 }
 
 

@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pytest
-
-from prov4ml import config
 
 if TYPE_CHECKING:
     from tests.conftest import Isolated
@@ -238,7 +235,6 @@ def test_metrics_of_rank_0_only(isolated: Isolated, read: Any) -> None:
     assert left.labels("p4:Artifact")["made by one"] == 1
 
 
-@pytest.mark.skipif("csv" not in config.SINKS, reason="there is no sink csv yet")
 def test_metric_files_in_the_formats_of_yprov4ml(isolated: Isolated, read: Any) -> None:
     """Beside Parquet, with the separator and compression that were asked for."""
     text = (SCRIPTS / "formats.py").read_text()
