@@ -116,7 +116,7 @@ def refused(name, call, *words, **more):
 
 run = prov4ml.start_run("other")
 incoming = run.get_artifacts_dir() / ".incoming"
-incoming.mkdir(parents=True)
+incoming.mkdir(parents=True, exist_ok=True)
 incoming.chmod(0o777)
 
 def calls():
