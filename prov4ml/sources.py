@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from prov4ml import handover, paths
-from prov4ml.contents import peek
+from prov4ml.asking import peek
 from prov4ml.errors import UsageError
 
 __all__ = ["Archive", "archive", "imported", "in_folder"]

@@ -291,6 +291,17 @@ with prov4ml.start_run("forms", on_error="raise"):
             lambda: prov4ml.log_source_code(thing),
             lambda: prov4ml.log_execution_command(thing),
             lambda: prov4ml.log_execution_command("a", thing),
+            lambda: prov4ml.set_tag("k", thing),
+            lambda: prov4ml.set_tag(thing, "v"),
+            lambda: prov4ml.log_param("k", thing),
+            lambda: prov4ml.log_param(thing, 1),
+            lambda: prov4ml.log_metric("m", thing),
+            lambda: prov4ml.log_metric(thing, 1.0),
+            lambda: prov4ml.log_metric("m", 1.0, thing),
+            lambda: prov4ml.log_metric("m", 1.0, None, thing),
+            lambda: prov4ml.log_metric("m", 1.0, source=thing, timestamp=thing),
+            lambda: prov4ml.log_params(thing),
+            lambda: prov4ml.log_metrics(thing),
         ):
             try:
                 call()
