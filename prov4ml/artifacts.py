@@ -74,7 +74,7 @@ def log_artifact(
             raise TypeError(
                 f"artifact_name must be a name or a path, not {type(artifact_name).__name__}"
             )
-        artifact_path = os.fspath(artifact_name)
+        artifact_path = os.fsdecode(artifact_name)
         artifact_name = _name_of(artifact_path)
     elif artifact_path is not None and text is not None:
         raise UsageError("give artifact_path or text, not both")

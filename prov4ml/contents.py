@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from prov4ml import handover
+from prov4ml.asking import interrupted, is_a, peek
 from prov4ml.errors import UsageError
 from prov4ml.handover import Handed, class_name, media_type
 from prov4ml.talk import short
 
-__all__ = ["Writer", "as_json", "complaint", "is_a", "of_text", "peek", "writer"]
+__all__ = ["Writer", "as_json", "complaint", "of_text", "writer"]
 
 Writer: TypeAlias = Callable[[Path, str], Handed]
 """Puts bytes into ``incoming`` under a name; raises ``OSError`` where the disk takes none."""
@@ -79,21 +80,13 @@ def as_json(argument: str, thing: Any, indent: int | None = 2) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def is_a(thing: Any, kinds: type | tuple[type, ...]) -> bool:
-    """``isinstance``, but of the class alone: a thing that lets nobody ask is what it is."""
-    return issubclass(type(thing), kinds)
-
-
-def peek(thing: Any, name: str, default: Any = None) -> Any:
-    """An attribute; the default for one that is not there, or that raises, whatever it raises."""
-    try:
-        return getattr(thing, name, default)
-    except Exception:
-        return default
-
-
 def complaint(argument: str, thing: Any, what: str, error: BaseException) -> UsageError:
-    """What to raise for a thing that cannot be dealt with."""
+    """What to raise for a thing that cannot be dealt with.
+
+    Raises the error itself when a signal handler did.
+    """
+    if interrupted(error):
+        raise error
     try:
         why = short(str(error), 300)
     except Exception:  # of an error, too

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from prov4ml import tables
-from prov4ml.contents import peek
+from prov4ml.asking import peek
 from prov4ml.events import Scalar
 from prov4ml.handover import class_name
 from prov4ml.tables import sized

@@ -14,6 +14,7 @@ from typing import Any, Final
 from prov4ml import artifacts, contents, croissant, dataset_facts, hot, paths, tables
 from prov4ml import events as ev
 from prov4ml.artifacts import Place
+from prov4ml.asking import peek
 from prov4ml.errors import UsageError
 from prov4ml.handover import Handed
 from prov4ml.recorder import Recorder
@@ -82,7 +83,7 @@ def _object(
     if hash and found.whole is None:
         told["fingerprint"] = tables.digest(dataset)
     elif hash:
-        told["indices"] = tables.indices_digest(contents.peek(dataset, "indices"))
+        told["indices"] = tables.indices_digest(peek(dataset, "indices"))
     if found.whole is None:
         for part in found.parts:
             known = _recall(to, part)

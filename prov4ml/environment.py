@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from prov4ml import redaction
-from prov4ml.contents import peek
+from prov4ml.asking import peek
 from prov4ml.events import Scalar
 from prov4ml.talk import short
 

@@ -25,10 +25,12 @@ from typing import Any, Final, Protocol, TypeAlias
 import msgspec
 
 from prov4ml import segment as seg
+from prov4ml.asking import peek
 from prov4ml.errors import UsageError
 from prov4ml.events import Point, SeriesDefined
 from prov4ml.journal import WRITERS, Deferred, Journal
 from prov4ml.readback import Readback, elsewhere, single
+from prov4ml.talk import short
 from prov4ml.wire import MAX_RECORD
 
 __all__ = [
@@ -52,6 +54,11 @@ Path = tuple[str, ...]
 scope: ContextVar[Path | None] = ContextVar("prov4ml.context", default=None)
 """The context that calls inside ``with context(...)`` get by default."""
 
+_FAULTS: Final = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError),
+    *(RuntimeError, TypeError, ValueError),
+)
+"""What a thing raises that is no number; not what a signal handler may raise meanwhile."""
 _MAX_EXACT: Final = 1 << 53
 _MAX_KEY: Final = 16_384  # bytes of a key or a context name
 _SOURCE: Final = object()  # tells (source, context) from a path of two names
@@ -311,7 +318,7 @@ def checked(
 
 
 def _given(value: Any) -> Any:
-    if getattr(value, "device", None) is None or not elsewhere(value):
+    if peek(value, "device") is None or not elsewhere(value):
         return real("value", value)
     single("value", value)
     return value
@@ -350,11 +357,11 @@ def real(argument: str, value: Any) -> float:
     if isinstance(value, (str, bytes, bytearray)) or value is None:
         raise TypeError(f"{argument} must be a number, not {type(value).__name__}")
     given = value
-    item = getattr(value, "item", None)
+    item = peek(value, "item")
     if callable(item):  # NumPy, torch and others: the number in an array of one
         try:
             value = item()
-        except (TypeError, ValueError, RuntimeError) as error:
+        except _FAULTS as error:
             raise _no_number(argument, given, error) from None
         if isinstance(value, (str, bytes)):
             raise TypeError(f"{argument} must be a number, not {type(value).__name__}")
@@ -370,7 +377,7 @@ def real(argument: str, value: Any) -> float:
         result = float(value)
     except OverflowError:
         result = math.inf
-    except (TypeError, ValueError, RuntimeError) as error:
+    except _FAULTS as error:
         raise _no_number(argument, given, error) from None
     if math.isinf(result) and value not in (math.inf, -math.inf):
         raise UsageError(f"{argument} is beyond the largest binary64 number, 1.8e308")
@@ -378,9 +385,15 @@ def real(argument: str, value: Any) -> float:
 
 
 def _no_number(argument: str, value: Any, error: Exception) -> TypeError:
-    shape = getattr(value, "shape", None)
-    what = type(value).__name__ + (f" of shape {tuple(shape)}" if shape else "")
-    return TypeError(f"{argument} must be a single number, not {what} ({error})")
+    shape = peek(value, "shape")
+    what = type(value).__name__
+    if isinstance(shape, tuple) and shape:
+        what += f" of shape {tuple(shape)}"
+    try:
+        why = short(str(error), 300)
+    except Exception:
+        why = type(error).__name__
+    return TypeError(f"{argument} must be a single number, not {what} ({why})")
 
 
 def _shown(number: int) -> str:

@@ -11,6 +11,7 @@ from numbers import Integral, Number
 from typing import Any
 
 from prov4ml import artifacts, checkpoints, contents, datasets, hot, paths, saving
+from prov4ml.asking import peek
 from prov4ml.events import Scalar
 from prov4ml.handover import Handed
 from prov4ml.recorder import Recorder
@@ -123,7 +124,7 @@ def _is_number(thing: Any) -> bool:
     """A number of Python or NumPy, or a tensor or array of none dimension."""
     if isinstance(thing, Number):
         return True
-    return contents.peek(thing, "ndim") == 0 and callable(contents.peek(thing, "item"))
+    return peek(thing, "ndim") == 0 and callable(peek(thing, "item"))
 
 
 def _scalar(number: Any) -> Scalar:

@@ -8,7 +8,6 @@ too: none of them runs a program.  Secrets on the command line are never recorde
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -223,6 +222,8 @@ def log_execution_command(to: Recorder, cmd: Any, path: Any) -> None:
     if cmd is None:
         words = command_line()
     elif isinstance(cmd, str):
+        import shlex
+
         try:
             words = tuple(shlex.split(hot.text("cmd", cmd)))
         except ValueError:  # quotes that do not close

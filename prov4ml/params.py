@@ -7,11 +7,12 @@ from typing import Any, Final
 
 from prov4ml import events as ev
 from prov4ml import handover, hot
+from prov4ml.asking import peek
 from prov4ml.errors import UsageError
 from prov4ml.recorder import Recorder
 from prov4ml.talk import log, short
 
-__all__ = ["keep_param", "lexical", "log_param"]
+__all__ = ["keep_param", "lexical", "log_param", "set_tag"]
 
 _LONG: Final = 1000  # characters of a parameter's value that stand in the event itself
 
@@ -38,6 +39,18 @@ def log_param(
         )
         to.params[name] = f"{datatype}:{text}"
     keep_param(to, name, datatype, text, at, source)
+
+
+def set_tag(to: Recorder, key: str, value: Any) -> None:
+    """See ``Run.set_tag``."""
+    name = hot.text("key", key)
+    try:
+        text = str(value)
+    except Exception as error:
+        raise UsageError(
+            f"value: a {type(value).__name__} whose str() fails: {type(error).__name__}"
+        ) from error
+    to.append(ev.Tag(to.now(), name, hot.text("value", text) if text else ""))
 
 
 def keep_param(
@@ -86,10 +99,10 @@ def lexical(value: Any) -> tuple[str, str]:
             pass
         else:
             return "json", text
-    item = getattr(value, "item", None)
-    if callable(item) and getattr(value, "ndim", None) == 0:  # a NumPy or torch scalar
-        return lexical(item())
+    item = peek(value, "item")
     try:
+        if callable(item) and peek(value, "ndim") == 0:  # a NumPy or torch scalar
+            return lexical(item())
         return "text", str(value).encode("utf-8", "backslashreplace").decode()
     except Exception as error:
         raise UsageError(

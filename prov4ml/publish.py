@@ -46,6 +46,7 @@ _KEY: Final = re.compile(r"[0-9a-f.-]+")  # a marker's name, as it may come over
 _SNAPSHOT: Final = 60.0  # s between documents of a running run
 _CHANGED: Final = 5.0  # s after a change of the ranks' status
 _PATIENCE: Final = 20  # times the last rendering, or judging, that pass before the next
+_COPY: Final = re.compile(r"(?P<producer>[0-9a-f]{32})-(?P<n>\d{1,18})(?P<folder>\.d)?")
 _TOLD: Final = 5  # of the things that could not be stored, how many are named at the end
 _SINKS: Final = 5.0  # s that stream sinks get at the end
 
@@ -231,14 +232,26 @@ class Publisher:
         self._settling = [item for item in self._settling if item[0] >= safe]
 
     def _tidy(self) -> None:
-        """Remove copies that a collector before us stored and left."""
+        """Remove copies that a collector before us stored and left, and halves of copies.
+
+        A half was being made when its process ended: all its events are here, and none names it.
+        """
         folder = self.directory / "artifacts" / ".incoming"
         for name in os.listdir(folder) if folder.is_dir() else ():
-            producer, _, n = name.rpartition("-")
-            if re.fullmatch("[0-9a-f]{32}", producer) and n.isdecimal():
-                kept = self.state.stored.get((bytes.fromhex(producer), int(n)))
-                if kept is not None and kept.sha256 is not None:
-                    (folder / name).unlink(missing_ok=True)
+            found = _COPY.fullmatch(name)
+            if found is None:
+                continue
+            id, n = bytes.fromhex(found["producer"]), int(found["n"])
+            p, kept = self.state.producers.get(id), self.state.stored.get((id, n))
+            over = p is not None and (p.ended is not None or id in self.state.ends)
+            half = over and p is not None and state.sent(self.state, p) == p.received
+            if half and p is not None and any(a.n == n for a in p.artifacts):
+                half = found["folder"] is not None  # of a model that has been moved out of it
+            if (folder / name).is_dir():
+                if half:
+                    shutil.rmtree(folder / name, ignore_errors=True)
+            elif half or (kept is not None and kept.sha256 is not None):
+                (folder / name).unlink(missing_ok=True)
 
     def _open(self, started: ev.Started) -> None:
         if not self.state.opened:

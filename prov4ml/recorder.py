@@ -16,6 +16,7 @@ import msgspec
 
 from prov4ml import events as ev
 from prov4ml import handover, hot
+from prov4ml.asking import interrupted
 from prov4ml.errors import UsageError
 from prov4ml.journal import Journal
 from prov4ml.known import Ledger
@@ -239,6 +240,8 @@ class Recorder:
         try:
             return take(self.incoming, self.file(n))
         except (OSError, MemoryError) as error:
+            if interrupted(error):
+                raise
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             log.warning("%s is not kept: %s", short(what), reason)
             return handover.Handed(lost=reason)

@@ -206,8 +206,7 @@ class Run:
 
     def set_tag(self, key: str, value: Any) -> None:
         """A tag of the run; the last value of a key counts."""
-        text = hot.text("value", str(value)) if str(value) else ""
-        self._recorder.append(ev.Tag(self._clock.now(), hot.text("key", key), text))
+        params.set_tag(self._recorder, key, value)
 
     # --------------------------------------------------------- what the calls are part of
 

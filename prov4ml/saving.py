@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from prov4ml import contents, handover
-from prov4ml.contents import is_a, peek
+from prov4ml.asking import is_a, peek
 from prov4ml.errors import MissingExtra, UsageError
 from prov4ml.events import Scalar
 from prov4ml.handover import Handed, class_name

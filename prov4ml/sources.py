@@ -9,13 +9,12 @@ from __future__ import annotations
 import io
 import os
 import sys
-import sysconfig
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from prov4ml import handover, paths
-from prov4ml.contents import peek
+from prov4ml.asking import peek
 from prov4ml.errors import UsageError
 
 __all__ = ["Archive", "archive", "imported", "in_folder"]
@@ -43,6 +42,8 @@ def imported(root: Path, keep: Callable[[str], bool] = lambda _: True) -> list[t
 
     Not those of Python, of installed packages, of prov4ml.  ``keep`` is asked by the name.
     """
+    import sysconfig
+
     plainly = (sysconfig.get_path("stdlib") + os.sep, os.path.dirname(__file__) + os.sep)
     kept = [os.path.realpath(path) for path in plainly]
     found: dict[str, Path] = {}

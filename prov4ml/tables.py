@@ -19,7 +19,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from prov4ml.contents import complaint, peek
+from prov4ml.asking import peek
+from prov4ml.contents import complaint
 from prov4ml.errors import UsageError
 from prov4ml.events import Scalar
 

@@ -82,6 +82,7 @@ def test_the_program_steps_back(tmp_path: Path) -> None:
         while os.getpriority(os.PRIO_PROCESS, program.pid) != 19:
             assert time.monotonic() < deadline
             time.sleep(0.01)
+        assert os.sched_getscheduler(program.pid) == os.SCHED_IDLE
         group = Path(f"/proc/{program.pid}/autogroup")
         if group.exists():  # a kernel that groups by session
             while not group.read_text().endswith("nice 19\n"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -368,6 +369,40 @@ def test_wrong_arguments(
     with pytest.raises(error, match=text):
         save(record, *words, **more)
     assert record.events == []
+
+
+class Preempted(Exception):
+    """What somebody's signal handler raises."""
+
+
+class Slow:
+    """Takes its time to be saved: until a signal comes."""
+
+    def __reduce__(self) -> Any:
+        signal.raise_signal(signal.SIGUSR1)
+        return (int, ())
+
+
+@pytest.mark.parametrize("error", [Preempted, TimeoutError, OSError, MemoryError])
+@pytest.mark.parametrize("lenient", [False, True])
+def test_what_a_signal_handler_raises_is_not_ours(
+    tmp_path: Path, error: type[Exception], lenient: bool
+) -> None:
+    """It reaches whoever set the handler, as it is; nothing half-saved is left."""
+    record = Record(tmp_path, lenient=lenient)
+
+    def handler(*_: Any) -> None:
+        raise error("time is up")
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with pytest.raises(error, match="time is up"):
+            save(record, Slow())
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert record.artifacts == []
+    assert list((record.run / "artifacts" / ".incoming").iterdir()) == []
+    record.close()
 
 
 def test_a_full_disk_is_a_warning(

@@ -68,7 +68,7 @@ def test_a_file_system_without_links(run: Path, monkeypatch: pytest.MonkeyPatch)
     made = kept(run, handed(run, 1))
     assert (run / str(made.path)).read_bytes() == b"data"
     assert store.incoming(run, PRODUCER.id, 1).exists()
-    assert not [path for path in run.rglob("*.tmp")]
+    assert not list(run.rglob("*.tmp"))
 
 
 @pytest.mark.parametrize(
@@ -152,6 +152,28 @@ def test_the_keeper_goes_on_after_anything(
     while len(found) < 2 and time.monotonic() < deadline:
         found += keeper.results(1.0)
     assert [(each.n, each.error) for each in found] == [(1, "MemoryError: too much"), (2, None)]
+
+
+def test_manners() -> None:
+    """No rest on a free core; longer and longer ones while it waits; none once that is over."""
+    account = [0, 0]
+    manners = hashing.Manners(lambda: (account[0], account[1]))
+
+    def worked(ran: int, waited: int) -> float:
+        account[0] += ran
+        account[1] += waited
+        return manners.rest()
+
+    us, ms = 1000, 1_000_000
+    assert [worked(200 * us, 20 * us) for _ in range(5)] == [0] * 5
+    rests = [worked(200 * us, 3 * ms) for _ in range(10)]
+    assert rests == sorted(rests)
+    assert rests[0] == 0.001
+    assert rests[-1] == pytest.approx(0.02)
+    assert worked(2 * ms, 30 * ms) <= 0.1
+    rests = [worked(200 * us, 10 * us) for _ in range(20)]
+    assert rests == sorted(rests, reverse=True)
+    assert rests[-1] == 0
 
 
 def test_a_hash_that_nobody_waits_for_stops(run: Path) -> None:
