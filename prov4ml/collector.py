@@ -23,7 +23,7 @@ from typing import Final
 import msgspec
 
 from prov4ml import events as ev
-from prov4ml import process, salvage, spool, wire
+from prov4ml import process, salvage, spool, state, wire
 from prov4ml.errors import FormatError, UsageError, WireError
 from prov4ml.eventlog import EventLog, Held
 from prov4ml.leases import LEASE, Leases
@@ -88,6 +88,7 @@ class _Run:
         self.asks = False  # for a look: somebody is dead, and only that keeps it from being closed
         self.living = True  # whether a process of it was, at the last look
         self.last_alive = leases.awake
+        self.undelivered = 0  # when that folder changed last (ns), as far as we took it up
         self.stopping = False
         self._results = results
         self._over = threading.Event()
@@ -438,7 +439,7 @@ class Collector:
         check_kept(directory)
         run = _Run(id, directory, self._result, self._options, self._leases, self.waited)
         try:
-            salvage.append_journals(run.log, spool.roots(os.environ), id, remove=True)
+            run.liveness.take_up()
         except BaseException:
             run.log.close()
             raise
@@ -455,22 +456,19 @@ class Collector:
         if run is None or not run.liveness.knows(batch.producer):
             return  # from before we were here: its hello comes soon
         run.liveness.hear(batch.producer)
-        expected = run.log.next.get(batch.producer, 0)
-        first, count = batch.first, batch.count
-        if count:
-            if first - batch.lost > expected:
+        with run.log.turn:
+            expected = run.log.next.get(batch.producer, 0)
+            first, count = batch.first, batch.count
+            if count and first - batch.lost > expected:
                 self._rewind(run, address, batch.producer, expected)
                 return
-            if first + count <= expected:
-                run.unsynced[batch.producer] = address
-                self._mark(run)
-                return
-            if first < expected:
-                data = wire.cut(data, expected - first)
-                count -= expected - first
-                first = expected
-        run.log.append(batch.producer, first, count, data)
-        self.events += count
+            if not count or first + count > expected:
+                if count and first < expected:
+                    data = wire.cut(data, expected - first)
+                    count -= expected - first
+                    first = expected
+                run.log.append(batch.producer, first, count, data)
+                self.events += count
         run.unsynced[batch.producer] = address
         self._mark(run)
 
@@ -520,6 +518,8 @@ class Collector:
                     self.untold.append((run.directory, last))
                     del self.untold[:-_REMEMBERED]
                 del self._runs[run.id]
+                over = {p.id for p in state.clients(run.publisher.state)}
+                spool.forget(spool.roots(os.environ), run.id, over - run.liveness.damaged.keys())
                 run.liveness.close()
                 self._packing = [r for r in self._packing if r.packing] + [run]
                 continue
@@ -561,13 +561,25 @@ class Collector:
     def _look(self, run: _Run) -> None:
         """Who of the run still lives?  Take up what the dead and the impatient have left."""
         run.living, told = run.liveness.look()
-        if salvage.append_undelivered(run.log, run.directory) or told:
+        if self._take_undelivered(run) or told:
             run.log.sync()
             run.notify()
         if run.living:
             run.last_alive = self._leases.awake
         elif self._leases.awake - run.last_alive > self._leases.length:
             run.give_up()
+
+    @staticmethod
+    def _take_undelivered(run: _Run) -> bool:
+        """What ranks put there because they could not wait for us; the files go at the end."""
+        try:
+            changed = os.stat(run.directory / "undelivered").st_mtime_ns
+        except OSError:
+            return False
+        if changed == run.undelivered:
+            return False
+        run.undelivered = changed
+        return bool(salvage.append_undelivered(run.log, run.directory).events)
 
     def _shown(self) -> Progress:
         last: dict[str, float] = {}

@@ -17,7 +17,7 @@ from typing import TextIO
 
 from prov4ml import config, publish, recovery, service, spool, wire
 from prov4ml.collector import Collector, Progress
-from prov4ml.errors import UsageError
+from prov4ml.errors import FormatError, SinkError, UsageError
 from prov4ml.talk import log
 
 __all__ = ["account", "collect", "collector", "recover", "replay", "run"]
@@ -111,9 +111,9 @@ def collector(bind: str | None, once: bool, automatic: bool, file: str | None) -
     lock: int | None = None
     options: dict[str, dict[str, object]] = {}
     if automatic:
-        service.close_inherited()
         found = service.find(os.environ)
-        lock = service.take(found)
+        lock = service.inherit(found)
+        service.close_inherited(lock)
         if lock is None:
             return 0  # another one serves
         address = found.address
@@ -157,10 +157,11 @@ def collect(directories: list[Path]) -> int:
     for directory in directories:
         try:
             closed = recovery.collect(directory.absolute(), spool.roots(os.environ))
-        except UsageError as error:
+        except (UsageError, FormatError, SinkError, OSError) as error:
             print(f"prov4ml: {error}", file=sys.stderr)
             failed = 1
         else:
+            failed |= bool(closed.failures)
             print(account(directory.absolute(), closed))
     return failed
 
@@ -168,13 +169,16 @@ def collect(directories: list[Path]) -> int:
 def recover() -> int:
     """``collect`` for every run in this user's spool on this host."""
     failed, seen = 0, 0
-    for directory, result in recovery.recover(spool.roots(os.environ)):
+    for found in recovery.recover(spool.roots(os.environ)):
         seen += 1
-        if isinstance(result, str):
-            failed = 1
-            print(f"{directory}: {result}")
+        if found.closed is not None:
+            failed |= bool(found.closed.failures)
+            print(account(found.directory, found.closed))
+        elif found.alone:
+            print(f"{found.directory}: {found.why}: left alone")
         else:
-            print(account(directory, result))
+            failed = 1
+            print(f"{found.directory}: {found.why}")
     if not seen:
         print("nothing to recover")
     return failed

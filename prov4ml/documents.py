@@ -13,7 +13,15 @@ from prov4ml import model, overview, sink, state
 from prov4ml.provdm import Document, iso
 from prov4ml.talk import log
 
-__all__ = ["Written", "file_name", "manifest", "render", "write"]
+__all__ = [
+    "Written",
+    "file_name",
+    "manifest",
+    "read_manifest",
+    "render",
+    "stream_failures",
+    "write",
+]
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -77,7 +85,7 @@ def manifest(
     everybody = state.clients(of)
     sent = sum(state.sent(of, p) for p in everybody)
     received = sum(p.received for p in everybody)
-    over = max((e.time for e in of.run_ended.values()), default=None)
+    over = state.closed(of)
     starts = [p.started.time for p in ranks if p.started is not None]
     return {
         "format": 1,
@@ -109,9 +117,13 @@ def manifest(
         "documents": [
             {"sink": w.sink, "path": w.path, "size": w.size} for w in documents if w.error is None
         ],
-        "failures": [w.error for w in documents if w.error is not None]
-        + [f"sink {f.sink}: {f.error}" for _, f in sorted(of.failures.items())],
+        "failures": [w.error for w in documents if w.error is not None] + stream_failures(of),
     }
+
+
+def stream_failures(of: state.RunState) -> list[str]:
+    """What became of stream sinks that failed; documents can be written again, those not."""
+    return [f"sink {f.sink}: {f.error}" for _, f in sorted(of.failures.items())]
 
 
 def _rank(of: state.RunState, p: state.Producer, started: ev.Started) -> dict[str, Any]:
@@ -144,6 +156,15 @@ def _error(end: state.End) -> str | None:
     if end.error_type is None:
         return None
     return f"{end.error_type}: {end.error_message}" if end.error_message else end.error_type
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """``run.json`` of a run; empty where there is none, or none that can be read."""
+    try:
+        content = msgspec.json.decode((directory / "run.json").read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def write_manifest(directory: Path, content: Mapping[str, Any]) -> None:

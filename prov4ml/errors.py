@@ -7,11 +7,15 @@ and what to do.  A wrong *type* of an argument is a plain ``TypeError``.
 
 from __future__ import annotations
 
-__all__ = ["FormatError", "MissingExtra", "SinkError", "UsageError", "WireError"]
+__all__ = ["FormatError", "InUse", "MissingExtra", "SinkError", "UsageError", "WireError"]
 
 
 class UsageError(ValueError):
     """The caller passed a value, a setting or a call order that cannot work."""
+
+
+class InUse(UsageError):
+    """Somebody who lives works on it; the message says who."""
 
 
 class WireError(Exception):

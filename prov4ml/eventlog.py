@@ -25,7 +25,8 @@ from typing import IO, Final, cast
 
 import msgspec
 
-from prov4ml.errors import FormatError, UsageError
+from prov4ml import process
+from prov4ml.errors import FormatError, InUse
 
 __all__ = ["SEGMENT", "EventLog", "Frame", "Held", "Reader"]
 
@@ -48,7 +49,7 @@ class Frame(msgspec.Struct, frozen=True):
     batch: bytes
 
 
-class Held(UsageError):
+class Held(InUse):
     """You may not write the log now: the run is being closed, by us or by another collector."""
 
 
@@ -56,8 +57,9 @@ class EventLog:
     """The writer.  Opening it continues an existing log and cuts a torn frame off its end.
 
     ``frames`` counts the frames, ``synced`` those that a power cut leaves.
-    ``next`` holds the next sequence of each producer.  Raises ``Held`` while another collector
-    writes it, ``OSError``, ``FormatError``.
+    ``next`` holds the next sequence of each producer; who looks there and appends what it lacks
+    holds ``turn`` meanwhile.  Raises ``Held`` while another collector writes it, ``OSError``,
+    ``FormatError``.
 
     A log ends in three steps: ``leave_to`` lets nobody append but one, ``finish`` nobody at all,
     and ``close`` lets the next writer in.
@@ -69,6 +71,8 @@ class EventLog:
         self.next: dict[bytes, int] = {}
         self.frames = 0
         self.synced = 0
+        self.turn = threading.Lock()
+        self._unused: Path | None = None  # a file that was begun and holds no frame
         self._lock = threading.Lock()
         self._only: bytes | None = None  # who may still append, once the run is over
         if not directory.is_dir():
@@ -122,6 +126,7 @@ class EventLog:
             path.unlink(missing_ok=True)
             raise
         self._file = file
+        self._unused = path if self.frames else None
         self._size = len(header)
 
     def append(self, producer: bytes, first: int, count: int, batch: bytes) -> int:
@@ -146,6 +151,7 @@ class EventLog:
                 self._file.seek(self._size)
                 raise
             self._size += len(data)
+            self._unused = None
             number = self.frames
             self.frames += 1
             self._count(producer, first, count)
@@ -178,6 +184,8 @@ class EventLog:
                 os.fdatasync(self._file.fileno())
                 self.synced = self.frames
                 self._file.close()
+                if self._unused is not None:
+                    self._unused.unlink(missing_ok=True)  # looked at, and nothing to add
 
     def close(self) -> None:
         """Let the next writer in."""
@@ -195,7 +203,9 @@ def _lock(directory: Path) -> int:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
-        raise Held(f"another collector writes {directory}") from None
+        pid = process.holder(directory / ".lock")
+        who = "a collector" if pid is None else f"a collector (pid {pid})"
+        raise Held(f"{who} writes {directory.parent}, and completes it") from None
     return fd
 
 

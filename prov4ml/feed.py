@@ -115,6 +115,7 @@ class Feed:
     ) -> None:
         self.name = name
         self.done = threading.Event()
+        self.position = 0  # the frame it has come to
         self._target = target
         self._options = options
         self._log = log
@@ -134,6 +135,10 @@ class Feed:
         """Take what is in the log now, then close."""
         self._last = self._log.synced
         self._more.set()
+
+    def give_up(self) -> None:
+        """Nobody waits for it any more, and nothing it says is heard."""
+        self._emit = lambda _: None
 
     def _run(self) -> None:
         try:
@@ -161,6 +166,7 @@ class Feed:
             while True:
                 last = self._last
                 for frame in reader.read(self._log.synced if last is None else last):
+                    self.position = frame.number
                     chunk = chunks.take(frame)
                     if chunk is not None and frame.number >= self._target.frame:
                         made.write(chunk)

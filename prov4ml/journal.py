@@ -25,12 +25,13 @@ from __future__ import annotations
 import mmap
 import os
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import CodeType
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 
@@ -95,6 +96,7 @@ class Journal:
         "dropped_points",
         "dropped_since",
         "introduced",
+        "leaving",
         "limit",
         "lost",
         "owner_pid",
@@ -132,6 +134,7 @@ class Journal:
         self.definitions: list[bytes] = []
         self.closed = False
         self.busy = False
+        self.leaving = False  # the interpreter exits
         self.prologue: Callable[[], list[bytes]] | None = None
         self._reset(who)
         first = self._make(SMALLEST)  # raises: the user can mend it before training starts
@@ -230,7 +233,7 @@ class Journal:
         bytes that must stay free in the reserve.
         """
         if self.closed:
-            raise UsageError("the run has ended: call start_run first")
+            self.late()
         current = self.current
         if not self.introduced:
             return self._introduce(length, metric)
@@ -247,6 +250,12 @@ class Journal:
             if self.position + length <= current.size and not self.reserving:
                 return True
         return self._turn(length, metric, kept)
+
+    def late(self) -> NoReturn:
+        """What a call after the end gets: a thread that outlives the script ends silently."""
+        if self.leaving and threading.current_thread() is not threading.main_thread():
+            raise SystemExit
+        raise UsageError("the run has ended: call start_run first")
 
     def _introduce(self, length: int, metric: bool) -> bool:
         """A forked child's first segment, and its first records."""
@@ -492,14 +501,7 @@ class Journal:
             self.busy = False
         if remove:
             for place in self.places:
-                folder = place / self.who.run / self.who.producer.hex()
-                for left in (*folder.glob("*.seg"), *folder.glob(f"*{seg.NEW}")):
-                    left.unlink(missing_ok=True)  # of an interrupt while it was made
-                for empty in (folder, folder.parent):
-                    try:
-                        empty.rmdir()
-                    except OSError:
-                        pass
+                spool.clear(place / self.who.run / self.who.producer.hex())
 
     def _hold(self) -> bool:
         """Become the writer.  False: we interrupted it on this very thread."""

@@ -1,21 +1,27 @@
-"""The end of a run in its training process: at most ``exit_timeout`` seconds in all.
+"""The end of runs in their training process: at most ``exit_timeout`` seconds in all.
 
-Delivered: the collector said so, the journal goes.  Not delivered: what is not acked is copied
-into ``<run>/undelivered/<producer>/``, and the line that completes it is printed.  Without a
-collector that is the normal way, and a run of one process completes itself.
+Delivered: the collector said so, the journal goes.  Acked, but the documents are not written
+yet: the collector does that alone.  Not acked: copied into ``<run>/undelivered/<producer>/``, and
+the line that completes it is printed; where even that cannot be done in time, the journal stays
+in the spool.  Without a collector the copy is the normal way, and a run of one process completes
+itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from prov4ml import spool, wire
+from prov4ml.segment import NEW
 from prov4ml.talk import say
 
 if TYPE_CHECKING:
@@ -23,30 +29,59 @@ if TYPE_CHECKING:
 
 __all__ = ["leave"]
 
+_PIECE: Final = 1 << 20  # bytes that are copied between two looks at the clock
 
-def leave(run: Run, deadline: float) -> None:
-    """Deliver what is left, or put it where ``prov4ml collect`` finds it."""
-    sender, journal = run._sender, run._journal
+
+def leave(runs: Sequence[Run], begin: float) -> None:
+    """Deliver what is left, or put it where ``prov4ml collect`` finds it.
+
+    All at once, so that several take no longer than one.  ``begin``: when the end began
+    (monotonic s); the last event of each is in its journal.  What touches a disk is done by the
+    senders' threads, so that a slow one is not waited for beyond the bound.
+    """
+    for run in runs:
+        run._sender.ending()
+    parting: list[_Parting] = []
+    for run in runs:
+        within = run.settings.exit_timeout
+        if run.settings.address != "none":
+            run._sender.finish(begin + 0.8 * within)
+        parting.append(_Parting(run, begin + within))
+        run._sender.part(parting[-1])
+    for part in parting:
+        part.run._sender.join(part.deadline - time.monotonic())
+        part.over = True
+        if part.copied is None:
+            _delivered(part.run)
+        else:
+            _undelivered(part)
+
+
+def _delivered(run: Run) -> None:
+    closed = run._sender.closed
+    if closed is None:
+        say(
+            logging.WARNING,
+            f"{run.name}: the collector has all of it, but not written the documents yet; they "
+            f"come into {run.directory}, and should it end before: prov4ml collect {run.directory}",
+        )
+    elif closed.last:
+        _report(run, closed)
+
+
+def _undelivered(part: _Parting) -> None:
+    run, sender = part.run, part.run._sender
     alone = run.settings.address == "none"
-    delivered = False
-    if not alone:
-        delivered = sender.finish(0.8 * (deadline - time.monotonic())) and sender.complete()
-    if delivered:
-        sender.stop(min(1.0, deadline - time.monotonic()))
-        sender.release()
-        journal.close(remove=True)
-        if sender.closed is not None and sender.closed.last:
-            _report(run, sender.closed)
-        return
-    sender.stop(min(1.0, 0.1 * run.settings.exit_timeout))
-    copied = _copy_in_time(run, deadline)
-    if copied:
-        journal.close(remove=True)
-    else:
-        journal.close(remove=False)
     command = f"prov4ml collect {run.directory}"
-    if alone and run._where.world_size == 1 and copied:
-        _collect(run, deadline, command)
+    if not part.copied:
+        where = spool.folder(run._places, run.id)
+        say(
+            logging.WARNING,
+            f"{run.name}: {part.unacked:,} events are not delivered and stay in the spool, {where} "
+            f"({part.why}); complete it with: prov4ml recover",
+        )
+    elif alone and run._where.world_size == 1:
+        _collect(run, part.deadline, command)
     elif alone:
         say(
             logging.INFO,
@@ -54,8 +89,13 @@ def leave(run: Run, deadline: float) -> None:
         )
     else:
         why = sender.refused or sender.doubt or "the collector did not answer in time"
-        lost = f"{journal.lost:,} events were lost before" if journal.lost else "nothing is lost"
-        say(logging.WARNING, f"{run.name}: {why}; {lost}, complete it with: {command}")
+        before = run._journal.lost
+        lost = f"{before:,} events were lost before" if before else "nothing is lost"
+        say(
+            logging.WARNING,
+            f"{run.name}: {why}; {part.unacked:,} events lie in {run.directory / 'undelivered'}, "
+            f"{lost}, complete it with: {command}",
+        )
 
 
 def _report(run: Run, closed: wire.Closed) -> None:
@@ -70,53 +110,62 @@ def _report(run: Run, closed: wire.Closed) -> None:
         say(logging.WARNING, f"{run.name}: {failure}")
 
 
-def _copy_in_time(run: Run, deadline: float) -> bool:
-    """Copy what is not delivered; False when it stays in the spool.
+class _Parting:
+    """The last thing that a sender's thread does: see to the journal, as far as it is not acked.
 
-    On a thread of its own where there can be one (not while the interpreter ends, from Python
-    3.12 on): nobody knows how long the disk of the run directory takes, or whether it answers.
+    ``copied``: None when all was acked, else whether every segment of the producers that this
+    process answers for is in its place, synced; ``why`` says what was in the way.
     """
-    done: list[bool] = []
-    thread = threading.Thread(
-        target=lambda: done.append(_copy_undelivered(run, deadline)), daemon=True
-    )
-    try:
-        thread.start()
-    except RuntimeError:
-        return _copy_undelivered(run, deadline)
-    thread.join(max(0.1, deadline - time.monotonic()))
-    if not done:
-        _stays(run, "no time left to copy it")
-    return done == [True]
 
+    def __init__(self, run: Run, deadline: float) -> None:
+        self.run = run
+        self.deadline = deadline
+        self.unacked = run._sender.unacked()
+        self.copied: bool | None = None if run._sender.complete() else False
+        self.over = False  # nobody waits any more
+        self.why = f"{run.directory} did not take them in time"
 
-def _copy_undelivered(run: Run, deadline: float) -> bool:
-    """Copy every segment of our run's producers that this process answers for.
+    def __call__(self) -> None:
+        run = self.run
+        if run._sender.complete():  # perhaps at the last moment
+            self.copied = None
+            run._sender.release()
+        else:
+            try:
+                for producer in [run._journal.who.producer, *run._sender.children()]:
+                    self._copy(producer)
+                self.copied = not self.over
+            except OSError as error:
+                self.why = str(error)
+        run._journal.close(remove=self.copied is not False)
 
-    A producer's folder gets its name when it is whole: a collector may be looking at it.
-    """
-    folder = run.directory / "undelivered"
-    try:
-        for producer in [run._journal.who.producer, *run._sender.children()]:
-            paths = spool.segments(run._places, run.id, producer)
-            beside = folder / f"{producer.hex()}.new"
-            if paths:
-                beside.mkdir(parents=True, exist_ok=True)
+    def _copy(self, producer: bytes) -> None:
+        run = self.run
+        paths = spool.segments(run._places, run.id, producer)
+        if not paths:
+            return
+        who = run._journal.who
+        target = run.directory / "undelivered" / producer.hex()
+        made = target.with_name(f"{target.name}.{who.pid}.{who.pid_start}{NEW}")
+        try:
+            made.mkdir(parents=True, exist_ok=True)
             for path in paths:
-                if time.monotonic() > deadline:
-                    shutil.rmtree(beside, ignore_errors=True)
-                    raise TimeoutError("no time left to copy it")
-                shutil.copyfile(path, beside / path.name)
-            if paths:
-                beside.rename(folder / producer.hex())
-    except OSError as error:
-        _stays(run, str(error))
-        return False
-    return True
+                self._copy_file(path, made / path.name)
+            os.rename(made, target)
+        except OSError:
+            shutil.rmtree(made, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                made.parent.rmdir()
+            raise
 
-
-def _stays(run: Run, why: str) -> None:
-    say(logging.WARNING, f"{run.name}: the journal stays in the spool ({why}): prov4ml recover")
+    def _copy_file(self, source: Path, target: Path) -> None:
+        with open(source, "rb") as whole, open(target, "wb") as copy:
+            while piece := whole.read(_PIECE):
+                if self.over or time.monotonic() > self.deadline:
+                    raise TimeoutError(self.why)
+                copy.write(piece)
+            copy.flush()
+            os.fsync(copy.fileno())
 
 
 def _collect(run: Run, deadline: float, command: str) -> None:

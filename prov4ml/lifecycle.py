@@ -12,8 +12,11 @@ import atexit
 import os
 import sys
 import threading
+import time
 import weakref
 from typing import TYPE_CHECKING, Any, Final
+
+from prov4ml.leaving import leave
 
 if TYPE_CHECKING:
     from prov4ml.run import Run
@@ -87,17 +90,18 @@ def _in_child() -> None:
 
 
 def _at_exit() -> None:
-    """End what the user left open, with the truth about how."""
+    """End what the user left open, with the truth about how, all of it in one go."""
     error = getattr(sys, "last_value", None)
     if error is _last_value:
         error = None
-    for run in list(_runs):
-        if not run.active:
-            continue
+    begin = time.monotonic()
+    runs = [run for run in list(_runs) if run.active]
+    for run in runs:
         if error is None and _exit_note is not None:
             code, marks = _exit_note
             # A caught SystemExit ended nothing: then the run went on logging.
             if marks.get(id(run), -1) in (None, run._journal.sent):
-                run.end_run(status="failed", exit_code=code)
+                run._log_end(begin, status="failed", exit_code=code, exiting=True)
                 continue
-        run.end_run(error=error)
+        run._log_end(begin, error=error, exiting=True)
+    leave(runs, begin)

@@ -21,6 +21,7 @@ from prov4ml import process, salvage, spool, state, wire
 from prov4ml.eventlog import EventLog
 from prov4ml.leases import Leases
 from prov4ml.publish import Publisher
+from prov4ml.talk import log as talk
 from prov4ml.witness import VANISHED, Sight, Witness, of_return_code
 
 __all__ = ["Liveness", "Waited", "here"]
@@ -53,6 +54,7 @@ class Liveness:
     def __init__(self, log: EventLog, publisher: Publisher, leases: Leases, waited: Waited) -> None:
         self.clients: dict[bytes, _Client] = {}  # who said hello, and is not known to be dead
         self.terminated = False  # somebody wants all of us to end
+        self.damaged: dict[bytes, int] = {}  # events in its journal, as far as that tells
         self._log = log
         self._publisher = publisher
         self._leases = leases
@@ -188,8 +190,7 @@ class Liveness:
     def _bury(self, producer: bytes, client: _Client) -> None:
         """A process of this host is gone: append what its journal still holds, tell its end."""
         assert client.witness is not None
-        places = spool.roots(os.environ)
-        salvage.append_journals(self._log, places, self._log.run, remove=True)
+        self.take_up()
         seen = client.witness.tell()
         code = self._waited.get(client.pid)
         if code is not None:
@@ -202,6 +203,15 @@ class Liveness:
         client.witness.close()
         self._forget(producer)
 
+    def take_up(self) -> None:
+        """Append what dead processes left in the spool; what is damaged stays there."""
+        places = spool.roots(os.environ)
+        taken = salvage.append_journals(self._log, places, self._log.run, remove=True)
+        for producer, found in taken.damaged.items():
+            self.damaged[producer] = found.claimed
+            for _, text in found.damaged:
+                talk.warning("%s: %s", self._log.directory.parent.name, text)
+
     def _forget(self, producer: bytes) -> None:
         """It is dead and its end is told: of very many children only their ids stay."""
         self._buried.add(producer)
@@ -213,7 +223,13 @@ class Liveness:
         """Append how a process ended."""
         self._publisher.tell(
             ev.RankEnded(
-                time.time_ns(), producer, seen.status, seen.known, seen.exit_code, seen.signal
+                time.time_ns(),
+                producer,
+                seen.status,
+                seen.known,
+                seen.exit_code,
+                seen.signal,
+                self.damaged.get(producer) or None,
             )
         )
         self._buried.add(producer)

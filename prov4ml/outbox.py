@@ -151,7 +151,8 @@ class ChildJournal:
             if stretch not in left:
                 stretch.path.unlink(missing_ok=True)
         if over and not left:
-            spool.remove_empty(self._places, self._run, self.producer)
+            for place in self._places:
+                spool.clear(place / self._run / self.producer.hex())
         return bool(left)
 
 
@@ -320,6 +321,14 @@ class Outbox:
         """Remove what is acked; whether nothing is left and nothing more will come."""
         over = not self.source.alive()  # asked first: then all it wrote before its end is seen
         return not self.source.release(self.acked, over) and over
+
+    def unacked(self) -> int:
+        """Events that are committed and not acked, as far as the files can be read now."""
+        try:
+            stretches = self.source.stretches()
+        except OSError:
+            return 0
+        return max(0, max((s.first + s.count for s in stretches), default=0) - self.acked)
 
     def delivered(self) -> bool:
         """Whether all that is committed is acked; False as long as nobody can tell."""

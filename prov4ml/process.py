@@ -8,7 +8,7 @@ import socket
 from functools import cache
 from pathlib import Path
 
-__all__ = ["alive", "boot_id", "hostname", "pid_start", "user"]
+__all__ = ["alive", "boot_id", "holder", "hostname", "pid_start", "user"]
 
 
 @cache
@@ -36,6 +36,25 @@ def pid_start(pid: int) -> int:
 def alive(pid: int, start: int, boot: str) -> bool:
     """Whether that very process of this machine still runs (a zombie does not)."""
     return boot == boot_id() and start != 0 and pid_start(pid) == start
+
+
+def holder(path: Path) -> int | None:
+    """Pid of the process that holds a flock on a file; None where nobody says (proc_locks(5))."""
+    try:
+        inode = str(path.stat().st_ino)
+        locks = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return None
+    for fields in map(str.split, locks):
+        if fields[1] != "FLOCK" or fields[5].rpartition(":")[2] != inode:
+            continue
+        opened = f"/proc/{fields[4]}/fd"
+        try:  # the inode may be another file system's
+            if any(os.path.samefile(f"{opened}/{fd}", path) for fd in os.listdir(opened)):
+                return int(fields[4])
+        except OSError:
+            continue
+    return None
 
 
 def hostname() -> str:

@@ -37,10 +37,11 @@ from prov4ml import events as ev
 from prov4ml.errors import UsageError
 from prov4ml.eventlog import EventLog, Frame, Reader
 from prov4ml.feed import Feed
+from prov4ml.provdm import iso
 from prov4ml.talk import short
 from prov4ml.version import VERSION
 
-__all__ = ["Publisher", "check_kept", "fold", "replay"]
+__all__ = ["Publisher", "check_kept", "fold", "last_word", "replay"]
 
 _KEY: Final = re.compile(r"[0-9a-f.-]+")  # a marker's name, as it may come over the wire
 _SNAPSHOT: Final = 60.0  # s between documents of a running run
@@ -49,6 +50,7 @@ _PATIENCE: Final = 20  # times the last rendering, or judging, that pass before 
 _COPY: Final = re.compile(r"(?P<producer>[0-9a-f]{32})-(?P<n>\d{1,18})(?P<folder>\.d)?")
 _TOLD: Final = 5  # of the things that could not be stored, how many are named at the end
 _SINKS: Final = 5.0  # s that stream sinks get at the end
+_UNHURRIED: Final = 60.0  # s in which they must get on, where no training process waits
 
 
 def take(of: state.RunState, frame: Frame) -> bool:
@@ -145,6 +147,7 @@ class Publisher:
         self._sequence = 0
         self._lock = threading.Lock()
         self._reader = Reader(log.directory)
+        self._last = False  # nothing stands behind the last RunEnded
         self._cuts: Cuts = {}
         self._keeper = store.Keeper(directory, wake)
         self._settling: list[tuple[int, Path]] = []  # log frame, copy that it makes needless
@@ -158,17 +161,24 @@ class Publisher:
         self._statuses = ""
         self._closing = False
         self._over = False  # that the run has ended stands in the log
+        self._delivered = salvage.Taken()  # what undelivered/ held; it goes at the end
         self._shown = 0.0
         self._shown_as = ""
         self._took = 0.0
-        self._emit(ev.CollectorStarted(time.time_ns(), process.hostname(), os.getpid(), VERSION))
 
     def _emit(self, event: ev.CollectorEvent) -> int:
-        """Append an event of our own, give back its frame's number; from any thread."""
+        """Append an event of our own, before the first one who we are; its frame's number.
+
+        From any thread.
+        """
         with self._lock:
-            batch = wire.array_header(1) + wire.encode(event)
-            number = self.log.append(self._id, self._sequence, 1, batch)
-            self._sequence += 1
+            events: list[ev.CollectorEvent] = [event]
+            if not self._sequence:
+                here = process.hostname()
+                events.insert(0, ev.CollectorStarted(time.time_ns(), here, os.getpid(), VERSION))
+            batch = wire.array_header(len(events)) + b"".join(map(wire.encode, events))
+            number = self.log.append(self._id, self._sequence, len(events), batch)
+            self._sequence += len(events)
             return number
 
     def tell(self, event: ev.RankEnded | ev.LeaseLost | ev.LeaseRegained) -> None:
@@ -177,11 +187,26 @@ class Publisher:
 
     # ------------------------------------------------------------------------- following
 
+    def read(self) -> None:
+        """Fold what is safe in the log; changes nothing outside."""
+        for frame in self._reader.read(self.log.synced):
+            ends = dict(self.state.run_ended)
+            self._changed |= take(self.state, frame)
+            self._last = self.state.run_ended != ends or (self._last and not frame.count)
+        self.followed = True
+
+    @property
+    def settled(self) -> bool:
+        """Whether the run was closed with all that stands in its log, and all is written."""
+        over = state.closed(self.state)
+        shown = documents.read_manifest(self.directory)
+        if over is None or not self._last or shown.get("closed") != iso(over):
+            return False
+        return set(shown["failures"]) <= set(documents.stream_failures(self.state))
+
     def follow(self) -> None:
         """Fold what is safe in the log, open sinks when the run is known, store bytes."""
-        for frame in self._reader.read(self.log.synced):
-            self._changed |= take(self.state, frame)
-        self.followed = True
+        self.read()
         if self._feeds is None:
             started = next(state.ranks(self.state), None)
             if started is None or started.started is None:
@@ -313,13 +338,14 @@ class Publisher:
 
     # ------------------------------------------------------------------------------- end
 
-    def close(self) -> wire.Closed:
+    def close(self, *, hurry: bool = True) -> wire.Closed:
         """Seal the outputs, end the run, write the documents; nothing more comes into the log.
 
+        ``hurry``: a training process waits, so that stream sinks get ``_SINKS`` seconds in all.
         What fails (a full disk) may be tried again: it goes on where it was.
         """
         if not self._closing:
-            salvage.append_undelivered(self.log, self.directory)
+            self._delivered = salvage.append_undelivered(self.log, self.directory)
             self.log.leave_to(self._id)  # or the log would hold what no document says
             self._closing = True
         if not self._over:
@@ -329,13 +355,12 @@ class Publisher:
             self._keeper.hurry()
             while state.pending(self.state):
                 self._record(1.0)
-            self._finish_feeds()
+            self._finish_feeds(hurry)
             numbers = state.attempts(self.state)
             self._emit(ev.RunEnded(time.time_ns(), numbers[-1] if numbers else 1))
             self._over = True
         self.log.sync()
-        for frame in self._reader.read(self.log.synced):
-            take(self.state, frame)
+        self.read()
         self._record()
         self._tidy()
         self._write(time.monotonic(), closed=True)
@@ -344,17 +369,23 @@ class Publisher:
         self._reader.close()
         if not all(s.settings.get("keep_events", True) for s in self._introductions()):
             shutil.rmtree(self.log.directory, ignore_errors=True)
-        self.closed = self._last_word()
+        salvage.remove(self._delivered)
+        self.closed = self.last_word()
         return self.closed
 
-    def _finish_feeds(self) -> None:
-        deadline = time.monotonic() + _SINKS
+    def _finish_feeds(self, hurry: bool) -> None:
+        deadline = time.monotonic() + (_SINKS if hurry else _UNHURRIED)
         for feed in self._feeds or ():
             feed.finish()
         for feed in self._feeds or ():
-            if not feed.done.wait(max(0.0, deadline - time.monotonic())):
-                text = "unfinished: too slow at the end of the run; prov4ml replay takes it up"
-                self._emit(ev.SinkFailed(time.time_ns(), feed.name, text))
+            before = -1
+            while not feed.done.wait(max(0.0, deadline - time.monotonic())):
+                if hurry or feed.position == before:
+                    text = "unfinished: too slow at the end of the run; prov4ml replay takes it up"
+                    feed.give_up()
+                    self._emit(ev.SinkFailed(time.time_ns(), feed.name, text))
+                    break
+                before, deadline = feed.position, time.monotonic() + _UNHURRIED
 
     def pack(self, stop: Callable[[], bool] = lambda: False) -> None:
         """After the end: tidy up what is delivered, compress the log, let go of it.
@@ -388,6 +419,12 @@ class Publisher:
     def _introductions(self) -> list[ev.Started]:
         return [p.started for p in state.ranks(self.state) if p.started is not None]
 
+    def release(self) -> None:
+        """Let go of the log, and of the file that we read it from."""
+        self._keeper.stop()
+        self._reader.close()
+        self.log.close()
+
     def abandon(self) -> None:
         """Let go of a run that is not over: documents as of now, the log closed."""
         self._keeper.stop()
@@ -397,23 +434,27 @@ class Publisher:
             if self._feeds is not None:
                 self._write(time.monotonic())
         finally:
-            self._reader.close()
-            self.log.close()
+            self.release()
 
-    def _last_word(self) -> wire.Closed:
-        shown = documents.manifest(self.state, self._written)
-        account = shown["accounting"]
-        return wire.Closed(
-            self.log.run,
-            True,
-            shown["status"],
-            account["sent"],
-            account["received"],
-            account["lost"],
-            account["rejected"],
-            tuple(w.path for w in self._written if w.error is None),
-            (*shown["failures"], *_missing(self.state)),
-        )
+    def last_word(self) -> wire.Closed:
+        """What there is to say of the run, which is closed."""
+        return last_word(documents.read_manifest(self.directory), _missing(self.state))
+
+
+def last_word(shown: Mapping[str, Any], missing: Iterable[str] = ()) -> wire.Closed:
+    """What there is to say of a closed run, from its manifest; and what could not be stored."""
+    account = shown["accounting"]
+    return wire.Closed(
+        shown["run"],
+        True,
+        shown["status"],
+        account["sent"],
+        account["received"],
+        account["lost"],
+        account["rejected"],
+        tuple(written["path"] for written in shown["documents"]),
+        (*shown["failures"], *missing),
+    )
 
 
 def _missing(of: state.RunState) -> list[str]:

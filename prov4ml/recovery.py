@@ -1,6 +1,7 @@
 """Journals that nobody shipped, brought into the event log; ``collect`` and ``recover``.
 
-Idempotent: what the log has of a producer is not appended again.
+Idempotent: what the log has of a producer is not appended again, and a run that is closed with
+all there is stays as it is.  Files go last: who is killed at this begins again.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from pathlib import Path
 
 import msgspec
 
+from prov4ml import documents, process, salvage, spool, state, wire
 from prov4ml import events as ev
-from prov4ml import process, salvage, spool, state, wire
 from prov4ml import segment as seg
-from prov4ml.errors import UsageError
+from prov4ml.errors import FormatError, InUse, SinkError, UsageError
 from prov4ml.eventlog import EventLog
-from prov4ml.publish import Publisher, check_kept, fold
+from prov4ml.publish import Publisher, check_kept, fold, last_word
 
-__all__ = ["Orphan", "collect", "orphans", "recover"]
+__all__ = ["Orphan", "Recovered", "collect", "orphans", "recover"]
 
 
 class Orphan(msgspec.Struct, frozen=True):
@@ -31,105 +32,201 @@ class Orphan(msgspec.Struct, frozen=True):
     producers: dict[bytes, int]  # of the ranks (no forked children): their pids
 
 
+class Recovered(msgspec.Struct, frozen=True):
+    """What ``recover`` did for a run of this node."""
+
+    directory: Path
+    closed: wire.Closed | None  # None: nothing was done, and ``why`` says why
+    why: str = ""
+    alone: bool = False  # because somebody who lives sees to it
+
+
+class _Left(msgspec.Struct):
+    """What a run left in the spool."""
+
+    started: ev.Started | None = None  # of one of its ranks
+    alive: seg.Identity | None = None  # who still writes there
+    pids: dict[bytes, int] = msgspec.field(default_factory=dict)  # of ranks that are dead
+    readable: bool = False  # there are segments to take
+    damaged: list[tuple[Path, str]] = msgspec.field(default_factory=list)
+
+    @property
+    def work(self) -> bool:
+        """Whether the run waits for somebody to complete it."""
+        if self.started is None or not os.path.isdir(self.started.directory):
+            return False
+        directory = Path(self.started.directory)
+        left = salvage.undelivered(directory).values()
+        return (
+            self.readable
+            or any(found.views for found in left)
+            or documents.read_manifest(directory).get("closed") is None
+        )
+
+
 def orphans(places: list[Path], runs: Container[str] | None = None) -> Iterator[Orphan]:
     """Runs in the spool (all, or these) that only a collector can complete now."""
     for run in spool.runs(places):
         if runs is not None and run not in runs:
             continue
-        salvage.sweep(places, run)
-        first: ev.Started | None = None
-        pids: dict[bytes, int] = {}
-        if any(salvage.lives(who) for who in salvage.writers(places, run)):
+        left = _look(places, run)
+        if left.alive is None and left.work and left.started is not None:
+            job = left.started.settings.get("job")
+            yield Orphan(
+                run,
+                Path(left.started.directory),
+                job if isinstance(job, str) else None,
+                left.pids,
+            )
+
+
+def _look(places: list[Path], run: str) -> _Left:
+    salvage.sweep(places, run)
+    left = _Left()
+    left.alive = next(filter(salvage.lives, salvage.writers(places, run)), None)
+    for producer in spool.producers(places, run):
+        if left.alive is not None:  # what is there may be much, and need not be read
+            left.started = salvage.introduced(places, run, producer, salvage.Found([], []))
+            if left.started is not None:
+                return left
             continue
-        for producer in spool.producers(places, run):
-            views = [view for _, view in salvage.views(spool.segments(places, run, producer))]
-            if not views:
-                break
-            if not views[0].who.parent:
-                pids[producer] = views[0].who.pid
-            first = _introduction(views) or first
-        else:
-            if first is not None and Path(first.directory).is_dir():
-                job = first.settings.get("job")
-                yield Orphan(
-                    run, Path(first.directory), job if isinstance(job, str) else None, pids
-                )
+        paths = spool.segments(places, run, producer)
+        who = salvage.owner(paths)
+        found = salvage.look(paths)
+        left.damaged += found.damaged
+        left.readable = left.readable or bool(found.views)
+        started = salvage.introduced(places, run, producer, found)
+        if started is not None and os.path.isabs(started.directory):
+            left.started = started
+            # One that lives and has no segments has ended its run.
+            if not process.alive(started.pid, started.pid_start, started.boot_id):
+                left.pids[producer] = started.pid
+        elif who is not None and not who.parent:
+            left.pids[producer] = who.pid
+    return left
 
 
 def collect(directory: Path, places: list[Path]) -> wire.Closed:
     """Complete a run from every journal found for it; write the documents.
 
-    Takes ``undelivered/`` and this host's spool.  Raises ``UsageError`` while a process of the
-    run lives or when there is nothing to collect.
+    Takes ``undelivered/`` and this host's spool.  Raises ``InUse`` while a process of the run or
+    its collector lives, ``UsageError`` when there is nothing to collect.
     """
     if not directory.is_dir():
         raise UsageError(f"there is no folder {str(directory)!r}")
     left = salvage.undelivered(directory)
-    run = _run_id(directory, [view for found in left.values() for _, view in found], places)
+    shown = documents.read_manifest(directory)
+    if not (directory / "events").is_dir() and not left and shown.get("closed"):
+        return last_word(shown)  # its log was not kept
+    run = _run_id(directory, left, places)
     for producer in spool.producers(places, run):
-        for _, view in list(salvage.views(spool.segments(places, run, producer)))[:1]:
-            if salvage.lives(view.who) and producer not in left:
-                raise UsageError(f"rank {view.who.rank} (pid {view.who.pid}) still runs")
+        who = salvage.owner(spool.segments(places, run, producer))
+        if who is not None and salvage.lives(who) and producer not in left:
+            raise _lives(directory, who.rank, who.pid)
     check_kept(directory)
     log = EventLog(directory / "events", run)
-    salvage.append_undelivered(log, directory)
-    salvage.append_journals(log, places, run, remove=True)
-    log.sync()
-    publisher = Publisher(log, directory)
-    publisher.follow()
-    _bury(publisher)
-    closed = publisher.close()
-    publisher.pack()
-    return closed
+    try:
+        publisher = Publisher(log, directory)
+    except BaseException:
+        log.close()
+        raise
+    try:
+        publisher.read()
+        for p in _living(publisher):
+            if p.id not in left:
+                assert p.started is not None
+                raise _lives(directory, p.started.rank, p.started.pid)
+        taken = salvage.append_undelivered(log, directory)
+        taken.add(salvage.append_journals(log, places, run, remove=False))
+        if taken.events or not publisher.settled:
+            log.sync()
+            publisher.follow()
+            _bury(publisher, taken)
+            closed = publisher.close(hurry=False)
+        else:
+            closed = publisher.last_word()
+        publisher.pack()
+    finally:
+        publisher.release()
+    salvage.remove(taken)
+    known = {p.id for p in state.clients(publisher.state)}
+    spool.forget(places, run, known - taken.damaged.keys())
+    damaged = [f"{text}: left where it is" for f in taken.damaged.values() for _, text in f.damaged]
+    return msgspec.structs.replace(closed, failures=(*closed.failures, *damaged))
 
 
-def _bury(publisher: Publisher) -> None:
-    """Processes that did not say how they ended, and live no more."""
-    for p in state.clients(publisher.state):
-        started = p.started
-        if started is None or p.ended is not None or p.id in publisher.state.ends:
+def _living(publisher: Publisher) -> Iterator[state.Producer]:
+    """Ranks that have not said how they ended, and live on this host."""
+    for p in list(state.ranks(publisher.state)):
+        s = p.started
+        if s is None or p.ended is not None or p.id in publisher.state.ends:
             continue
-        here = started.host == process.hostname()
-        if here and process.alive(started.pid, started.pid_start, started.boot_id):
-            if started.parent:
-                continue  # a child that outlives its parent is no reason to wait
-            publisher.log.close()
-            raise UsageError(f"rank {started.rank} (pid {started.pid}) still runs")
+        if s.host == process.hostname() and process.alive(s.pid, s.pid_start, s.boot_id):
+            yield p
+
+
+def _lives(directory: Path, rank: int, pid: int) -> InUse:
+    return InUse(f"rank {rank} (pid {pid}) of {directory} still runs")
+
+
+def _bury(publisher: Publisher, taken: salvage.Taken) -> None:
+    """Processes that did not say how they ended, and live no more."""
+    for p in _living(publisher):
+        assert p.started is not None
+        raise _lives(publisher.directory, p.started.rank, p.started.pid)
+    for p in state.clients(publisher.state):
+        s = p.started
+        if s is None or p.ended is not None or p.id in publisher.state.ends:
+            continue
+        here = s.host == process.hostname()
+        if here and process.alive(s.pid, s.pid_start, s.boot_id):
+            continue  # a child that outlives its parent is no reason to wait
         status = "died" if here else "unreachable"
-        publisher.tell(ev.RankEnded(time.time_ns(), p.id, status, "none"))
+        sent = (taken.damaged[p.id].claimed or None) if p.id in taken.damaged else None
+        publisher.tell(ev.RankEnded(time.time_ns(), p.id, status, "none", sent=sent))
 
 
-def _run_id(directory: Path, views: list[seg.View], places: list[Path]) -> str:
+def _run_id(directory: Path, left: dict[bytes, salvage.Found], places: list[Path]) -> str:
     """The run of a directory: what lies in it says so, or a journal in the spool."""
-    for view in views:
-        return view.who.run
+    for found in left.values():
+        for _, view in found.views:
+            return view.who.run
     if (directory / "events").is_dir():
         for p in state.ranks(fold(directory)):
             if p.started is not None:
                 return p.started.run
     for run in spool.runs(places):
         for producer in spool.producers(places, run):
-            found = [view for _, view in salvage.views(spool.segments(places, run, producer))]
-            first = _introduction(found) if found else None
+            seen = salvage.look(spool.segments(places, run, producer))
+            first = salvage.introduced(places, run, producer, seen)
             if first is not None and Path(first.directory) == directory:
                 return run
     raise UsageError(f"{directory} holds no journal and no event log: nothing to collect")
 
 
-def recover(places: list[Path]) -> Iterator[tuple[Path, wire.Closed | str]]:
+def recover(places: list[Path]) -> Iterator[Recovered]:
     """``collect`` for every run in this user's spool whose processes are gone."""
-    for orphan in orphans(places):
-        try:
-            yield orphan.directory, collect(orphan.directory, places)
-        except (UsageError, OSError) as error:
-            yield orphan.directory, str(error)
-
-
-def _introduction(views: list[seg.View]) -> ev.Started | None:
-    """The first record says where the run's directory is."""
-    first = min(views, key=lambda v: v.first)
-    events = wire.decode_batch(wire.array_header(first.count) + first.records, first.count)
-    for event in events[:1]:
-        if isinstance(event, ev.Started) and os.path.isabs(event.directory):
-            return event
-    return None
+    for run in spool.runs(places):
+        left = _look(places, run)
+        started = left.started
+        if left.alive is not None:
+            who = left.alive
+            where = Path(started.directory) if started else spool.folder(places, run)
+            yield Recovered(where, None, f"rank {who.rank} (pid {who.pid}) still runs", True)
+        elif started is None:
+            for path, why in left.damaged:
+                yield Recovered(path, None, f"{why}; nothing says which run it belongs to")
+        elif not os.path.isdir(started.directory):
+            folder = spool.folder(places, run)
+            why = f"is gone; what it lacked lies in {folder}"
+            yield Recovered(Path(started.directory), None, why)
+        elif left.work or left.damaged:
+            directory = Path(started.directory)
+            try:
+                yield Recovered(directory, collect(directory, places))
+            except InUse as error:
+                yield Recovered(directory, None, str(error), True)
+            except (UsageError, FormatError, SinkError, OSError) as error:
+                yield Recovered(directory, None, str(error))
+        else:
+            spool.forget(places, run, spool.producers(places, run))

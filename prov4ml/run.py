@@ -41,7 +41,6 @@ from prov4ml import (
 )
 from prov4ml import events as ev
 from prov4ml import segment as seg
-from prov4ml.errors import UsageError
 from prov4ml.journal import Journal
 from prov4ml.leaving import leave
 from prov4ml.readback import Readback
@@ -109,7 +108,9 @@ class Run:
         )
         self._wanted = origin.Wanted(settings.code, settings.environment, settings.user is True)
         self._started = self._introduction(claimed.key, part_of)
-        self._journal.append(_encode(self._started))
+        first = _encode(self._started)
+        self._journal.append(first)
+        spool.introduce(self._places, self.id, self._journal.who.producer, first)
         self._journal.prologue = self._child_introduction
         self._readback = Readback(self._journal, hot.number)
         self._metrics = hot.nowhere(hot.checked)  # of other ranks, when only rank 0 is to log them
@@ -642,11 +643,9 @@ class Run:
         create_ro_crate = legacy.one_of_two(
             "end_run", create_ro_crate=create_ro_crate, crate_ro_crate=crate_ro_crate
         )
-        if self._ended is not None or self._pid != os.getpid():
+        if not self.active:
             return
-        if status is None:
-            status, exit_code = _status_of(error)
-        kind = None if error is None or status == "finished" else type(error).__name__
+        begin = time.monotonic()
         changes = _sink_changes(
             self.settings.sinks,
             dot=create_graph,
@@ -654,19 +653,41 @@ class Run:
             rocrate=create_ro_crate,
             card=create_card,
         )
-        deadline = time.monotonic() + self.settings.exit_timeout
-        self._sender.recorded(0.4 * self.settings.exit_timeout)
-        self._sender.catch_up(0.2 * self.settings.exit_timeout)
-        left = deadline - time.monotonic() - 0.5 * self.settings.exit_timeout
-        lost = self._readback.close(left)
+        self._log_end(begin, error=error, status=status, exit_code=exit_code, changes=changes)
+        leave([self], begin)
+
+    def _log_end(
+        self,
+        begin: float,
+        *,
+        error: BaseException | None = None,
+        status: str | None = None,
+        exit_code: int | None = None,
+        changes: tuple[str, ...] = (),
+        exiting: bool = False,
+    ) -> None:
+        """The first part of ``end_run``, begun at ``begin`` (monotonic s): take the last event.
+
+        ``exiting``: with the interpreter.  ``leaving.leave`` is the other part.
+        """
+        if status is None:
+            status, exit_code = _status_of(error)
+        kind = None if error is None or status == "finished" else type(error).__name__
+        message = None if kind is None else short(str(error), 2000)
+        within = self.settings.exit_timeout
+        self._sender.recorded(begin + 0.4 * within - time.monotonic())
+        self._sender.catch_up(min(begin + 0.6 * within, time.monotonic() + 0.2 * within))
+        lost = self._readback.close(begin + 0.5 * within - time.monotonic())
         self._recorder.finish()
         self._ended = status
-        message = None if kind is None else short(str(error), 2000)
+        self._journal.leaving = exiting
         ended = ev.Ended(self._clock.now(), status, exit_code, kind, message, changes)
         # A thread that still logs is told, instead of logging into nothing.
         self._journal.end(_encode(ended), lost, self._readback.why)
-        self.log_metric = _over
-        leave(self, deadline)
+        self.log_metric = self._late
+
+    def _late(self, *_: Any, **__: Any) -> None:
+        self._journal.late()
 
     # ---------------------------------------------------------------------------- inside
 
@@ -732,10 +753,6 @@ class Run:
         """The nearest forebear that has a journal."""
         who = self._journal.who
         return who.parent if who.parent and self._journal.current is None else who.producer
-
-
-def _over(*_: Any, **__: Any) -> None:
-    raise UsageError("the run has ended: call start_run first")
 
 
 def _status_of(error: BaseException | None) -> tuple[str, int | None]:

@@ -10,86 +10,149 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
+from prov4ml import events as ev
 from prov4ml import process, spool, wire
 from prov4ml import segment as seg
 from prov4ml.errors import FormatError
 from prov4ml.eventlog import EventLog
 
 __all__ = [
+    "Found",
+    "Taken",
     "append_journals",
     "append_undelivered",
+    "introduced",
     "lives",
+    "look",
+    "owner",
+    "remove",
     "sweep",
     "undelivered",
-    "views",
     "writers",
 ]
 
 _PIECE: Final = wire.MAX_BATCH // 2
 
 
-def append_journals(log: EventLog, places: list[Path], run: str, *, remove: bool) -> int:
+class Found(msgspec.Struct, frozen=True):
+    """Segment files of one producer: those that can be read, and the damaged ones with the why."""
+
+    views: list[tuple[Path, seg.View]]
+    damaged: list[tuple[Path, str]]
+
+    @property
+    def claimed(self) -> int:
+        """The sequence behind the last event that a damaged file says it held; else 0."""
+        return max((seg.claimed(path) or 0 for path, _ in self.damaged), default=0)
+
+
+class Taken(msgspec.Struct):
+    """What was appended, from which files, and what could not be read."""
+
+    events: int = 0
+    files: list[Path] = msgspec.field(default_factory=list)  # not needed once the log is synced
+    damaged: dict[bytes, Found] = msgspec.field(default_factory=dict)  # by producer
+
+    def add(self, other: Taken) -> None:
+        self.events += other.events
+        self.files += other.files
+        self.damaged |= other.damaged
+
+
+def look(paths: list[Path]) -> Found:
+    """Read segment files; what vanishes meanwhile was somebody else's to remove."""
+    found = Found([], [])
+    for path in paths:
+        try:
+            found.views.append((path, seg.view(path)))
+        except FormatError as error:
+            found.damaged.append((path, str(error)))
+        except OSError:
+            continue
+    return found
+
+
+def append_journals(log: EventLog, places: list[Path], run: str, *, remove: bool) -> Taken:
     """Append what dead producers' journals in the spool hold and the log lacks.
 
-    Gives back the number of events.  ``remove``: the files go once the log is synced.
+    ``remove``: the files go once the log is synced.
     """
-    appended = 0
-    done: list[Path] = []
+    taken = Taken()
     for producer in spool.producers(places, run):
         paths = spool.segments(places, run, producer)
-        who = next(filter(None, map(_identity, paths)), None)
-        if who is None or lives(who):
+        who = owner(paths)
+        if not paths or (who is not None and lives(who)):
             continue  # its segments may be many, and need not be read to know that
-        found = list(views(paths))
-        appended += _append(log, producer, [view for _, view in found])
-        done += [path for path, _ in found]
-    if remove and done:
+        found = look(paths)
+        first = introduced(places, run, producer, found)
+        if who is None and (first is None or _writes(first)):
+            continue
+        with log.turn:
+            if first is not None and not first.parent and not log.next.get(producer):
+                log.append(producer, 0, 1, wire.array_header(1) + wire.encode(first))
+                taken.events += 1
+            taken.events += _append(log, producer, [view for _, view in found.views])
+        taken.files += [path for path, _ in found.views]
+        if found.damaged:
+            taken.damaged[producer] = found
+    if remove and taken.files:
         log.sync()
-        _remove(done)
+        _remove(taken.files)
         sweep(places, run)
-    return appended
+    return taken
 
 
-def undelivered(directory: Path) -> dict[bytes, list[tuple[Path, seg.View]]]:
+def undelivered(directory: Path) -> dict[bytes, Found]:
     """The journals in a run's ``undelivered/``, by producer."""
-    found: dict[bytes, list[tuple[Path, seg.View]]] = {}
+    found: dict[bytes, Found] = {}
     left = directory / "undelivered"
     for folder in sorted(left.iterdir()) if left.is_dir() else []:
         try:
             producer = bytes.fromhex(folder.name)
         except ValueError:
             continue
-        found[producer] = list(views(sorted(folder.glob("*.seg"))))
+        found[producer] = look(sorted(folder.glob("*.seg")))
     return found
 
 
-def append_undelivered(log: EventLog, directory: Path) -> int:
-    """Append what ``undelivered/`` holds and the log lacks; then the files go."""
-    appended = 0
-    done: list[Path] = []
+def append_undelivered(log: EventLog, directory: Path) -> Taken:
+    """Append what ``undelivered/`` holds and the log lacks; the files stay."""
+    taken = Taken()
+    for copy in (directory / "undelivered").glob(f"*{seg.NEW}"):
+        if _abandoned(copy):  # who made it had no time left
+            taken.files += copy.iterdir()
     for producer, found in undelivered(directory).items():
-        appended += _append(log, producer, [view for _, view in found])
-        done += [path for path, _ in found]
-    if done:
-        log.sync()
-        _remove(done)
-    return appended
+        with log.turn:
+            taken.events += _append(log, producer, [view for _, view in found.views])
+        taken.files += [path for path, _ in found.views]
+        if found.damaged:
+            taken.damaged[producer] = found
+    return taken
+
+
+def remove(taken: Taken) -> None:
+    """Remove files, and folders that are empty then, once everything in them is safe."""
+    _remove(taken.files)
 
 
 def writers(places: list[Path], run: str) -> Iterator[seg.Identity]:
     """Whose journals of a run lie in the spool."""
     for producer in spool.producers(places, run):
-        for path in spool.segments(places, run, producer)[:1]:
-            who = _identity(path)
-            if who is not None:
-                yield who
+        who = owner(spool.segments(places, run, producer))
+        if who is not None:
+            yield who
 
 
-def _identity(path: Path) -> seg.Identity | None:
-    try:
-        return seg.identity(path)
-    except (FormatError, OSError):
-        return None
+def owner(paths: list[Path]) -> seg.Identity | None:
+    """Whose segment files these are, by the first header that can be read."""
+    for path in paths:
+        try:
+            return seg.identity(path)
+        except (FormatError, OSError):
+            continue
+    return None
 
 
 def lives(who: seg.Identity) -> bool:
@@ -97,20 +160,30 @@ def lives(who: seg.Identity) -> bool:
     return process.alive(who.pid, who.pid_start, who.boot_id)
 
 
-def views(paths: list[Path]) -> Iterator[tuple[Path, seg.View]]:
-    """The segments among some files; what is none is left alone."""
-    for path in paths:
-        try:
-            yield path, seg.view(path)
-        except (FormatError, OSError):
-            continue
+def introduced(places: list[Path], run: str, producer: bytes, found: Found) -> ev.Started | None:
+    """A producer's first event: kept beside its journal, or in its first segment."""
+    batches = []
+    kept = spool.introduction(places, run, producer)
+    if kept is not None:
+        batches.append((kept, 1))
+    batches += [(view.records, view.count) for _, view in found.views if view.first == 0]
+    for records, count in batches:
+        for event in wire.decode_batch(wire.array_header(count) + records, count)[:1]:
+            if isinstance(event, ev.Started):
+                return event
+    return None
+
+
+def _writes(first: ev.Started) -> bool:
+    return process.alive(first.pid, first.pid_start, first.boot_id)
 
 
 def sweep(places: list[Path], run: str) -> None:
     """Remove files of a run that dead processes were making: they never became segments."""
     for producer in spool.producers(places, run):
         for place in places:
-            left = list((place / run / producer.hex()).glob(f"*{seg.NEW}"))
+            folder = place / run / producer.hex()
+            left = [folder / name for name in spool.listed(folder) if name.endswith(seg.NEW)]
             _remove([path for path in left if _abandoned(path)])
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "Segment",
     "View",
     "begin_file",
+    "claimed",
     "committed",
     "create",
     "identity",
@@ -163,11 +164,18 @@ def begin_file(path: Path, who: Identity) -> tuple[Path, int]:
 
     So a kill leaves no segment without a header, and ``maker`` says whose the rest is.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.exists():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     new = path.with_name(f"{path.stem}.{who.pid}.{who.pid_start}{NEW}")
-    return new, os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def made() -> int:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    try:
+        return new, made()
+    except FileNotFoundError:  # who tidied up after an earlier attempt took the empty folder
+        return new, made()
 
 
 def maker(new: Path) -> tuple[int, int] | None:
@@ -214,6 +222,25 @@ class View(msgspec.Struct, frozen=True):
     table: bytes  # encoded definitions, one after the other
     records: bytes  # encoded events, one after the other
     cuts: tuple[tuple[int, int], ...]  # (bytes, count), without (0, 0)
+
+
+def claimed(path: Path) -> int | None:
+    """The sequence behind the last event that a damaged file says it held.
+
+    None when its header cannot be believed either.  Raises ``OSError``.
+    """
+    with open(path, "rb") as file:
+        data = file.read(HEADER)
+        if len(data) < HEADER or data[:8] != MAGIC:
+            return None
+        first, table, code, whole = _PLACE.unpack_from(data, _FIRST)
+        commit = struct.unpack_from("<Q", data, 8 * COMMIT)[0]
+        size, count = commit & MASK, commit >> 32
+        if count > size or HEADER + table + size + len(END) > whole:
+            return None
+        if code != zlib.crc32(file.read(table), zlib.crc32(data[: _FIRST + 16])):
+            return None
+    return int(first + count)
 
 
 def identity(path: Path) -> Identity:

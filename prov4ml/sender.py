@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -38,6 +38,7 @@ TICK: Final = 0.1  # s between looks at the journal: each takes the interpreter 
 STEP: Final = 0.01  # ... while a task waits for another program
 PATIENCE: Final = 2.0  # s without an answer until hello is said again
 DEAF: Final = 10.0  # s without an answer after which we connect anew, and twice that the next time
+ENDING: Final = 0.2  # s without an answer until an ending run sees whether anybody serves
 CHILDREN: Final = 1.0  # s between looks for children's journals, and at each of them
 AT_ONCE: Final = 4  # of them that are looked at between two looks at our own
 STARTS: Final = 10  # collectors that one sender starts at most, one after the other
@@ -78,6 +79,7 @@ class Sender:
         self._unsent = False  # nor could a batch: nobody is there, or they take nothing
         self._hurry = False  # there is more to send, or an answer is due at once
         self._stop = False
+        self._last: Callable[[], None] | None = None
         self._done = threading.Event()
         self._recorded = threading.Event()
         self._kick = threading.Event()  # where there is no socket to wait on
@@ -109,11 +111,13 @@ class Sender:
         self._recorded.clear()
         self._wake()
 
-    def catch_up(self, timeout: float) -> None:
-        """Wait until what forked children have committed is acked; before our own end is logged."""
+    def catch_up(self, until: float) -> None:
+        """Wait until what forked children have committed is acked; before our own end is logged.
+
+        No longer than ``until`` (monotonic s).
+        """
         if self.address == "none":
             return
-        until = time.monotonic() + timeout
         looks = self._looks
         self._catching_up = True
         self._looked = 0.0
@@ -124,21 +128,32 @@ class Sender:
                 return
             time.sleep(0.005)
 
-    def finish(self, timeout: float) -> bool:
+    def ending(self) -> None:
+        """The run's end has been logged: ship it, and ask for the collector's last word."""
+        self._ending = True
+        self._wake()
+
+    def finish(self, until: float) -> bool:
         """Wait until everything is acked and, for the last rank, the documents are written.
 
-        The run's end must have been logged before.  False: the time was up, or we are refused.
+        After ``ending``.  False: it was ``until`` (monotonic s), or the collector refuses.
         """
-        self._ending = True
         if self.refused is None:
-            self._wake()
-            self._done.wait(max(0.0, timeout))
+            self._done.wait(max(0.0, until - time.monotonic()))
         return self.closed is not None
 
-    def stop(self, timeout: float) -> None:
-        """Let the thread go; it ends by itself soon."""
+    def part(self, last: Callable[[], None] | None = None) -> None:
+        """Stop the thread soon.
+
+        ``last``: done by it before it ends, so that nobody waits longer than he wants to for a
+        file system that hangs.
+        """
+        self._last = last
         self._stop = True
         self._wake()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the thread, after ``part``."""
         self._thread.join(max(0.0, timeout))
 
     def hold(self, timeout: float) -> bool:
@@ -159,10 +174,14 @@ class Sender:
         return [producer for producer in list(self._boxes) if producer != self._own.producer]
 
     def release(self) -> None:
-        """Remove what is acked, also of children that have ended; the thread is gone by now."""
+        """Remove what is acked, also of children that have ended; the thread's last act."""
         for box in list(self._boxes.values()):
             with suppress(OSError):
                 box.release()
+
+    def unacked(self) -> int:
+        """Events of ours and of our children that are not safe in the event log."""
+        return sum(box.unacked() for box in list(self._boxes.values()))
 
     def complete(self) -> bool:
         """Whether everything is acked; of children that live on, the collector takes the rest."""
@@ -184,17 +203,21 @@ class Sender:
             try:
                 self._advance()
                 self._cycle()
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # SystemExit: a late call at the exit
                 with suppress(Exception):  # a log handler of the user's may raise, too
                     log.warning("sender: %s: %s", type(error).__name__, error)
                 with suppress(Exception):
                     self._disconnect()
                 self._rest(1.0)
         for task in self._tasks:
-            with suppress(Exception):
+            with suppress(Exception, SystemExit):
                 task.close()
         with suppress(Exception):
             self._disconnect()
+        while not self._stop:
+            self._rest(1.0)
+        if self._last is not None:
+            self._last()
 
     def _advance(self) -> None:
         """The next step of the tasks; all of them until one waits for somebody."""
@@ -204,7 +227,7 @@ class Sender:
                 return
             except StopIteration:
                 pass
-            except Exception as error:  # whatever it is, the training goes on
+            except (Exception, SystemExit) as error:  # whatever it is, the training goes on
                 log.warning("what this run came from is incomplete: %s", error)
             self._tasks.popleft()
         if not self._recorded.is_set():
@@ -391,7 +414,8 @@ class Sender:
 
     def _serve(self) -> bool:
         now = time.monotonic()
-        if self._client is not None and now - self._heard < PATIENCE:
+        patience = PATIENCE if not self._ending else ENDING
+        if self._client is not None and now - self._heard < patience:
             return True
         waiting = self._window.flying or self._unsent or self._ending or not self._own.welcome
         if self._client is not None and not waiting:
@@ -405,9 +429,11 @@ class Sender:
                     self._starts += 1
                     log.warning("no collector after %d starts; see %s", STARTS, self._service.log)
                 return self._client is not None
-            self._start_at = now + min(60.0, 2.0**self._starts)
-            self._starts += 1
-            service.spawn(self._service)
+            with self._importing:
+                started = service.spawn(self._service)
+            if started:
+                self._start_at = now + min(60.0, 2.0**self._starts)
+                self._starts += 1
             for box in self._boxes.values():
                 box.welcome = False
         return True

@@ -1,10 +1,14 @@
 """Where journals lie on this node, and which are there.
 
     <root>/prov4ml-<uid>/<run id>/<producer>/<number>.seg
+    <root>/prov4ml-<uid>/<run id>/<producer>/started
 
 Roots: ``PROV4ML_SPOOL`` when set; else memory (``/dev/shm``) for the first 8 MiB of a producer,
 because a mapped write never waits for a disk there, and the system temp folder for the rest,
 because memory is the job's.  Folders are 0700.  Nothing is read from the environment at import.
+
+``started`` repeats the first event of a rank, which names the run's directory: segments go when
+they are acked, and what they leave must still be found.  It stays until the run is closed.
 
 ``Quota`` says how much all journals of this user may take on this node; ``mappable`` where
 mapping a file for writing is safe.
@@ -15,7 +19,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -25,9 +29,14 @@ __all__ = [
     "MEMORY_SHARE",
     "Full",
     "Quota",
+    "clear",
+    "folder",
+    "forget",
+    "introduce",
+    "introduction",
+    "listed",
     "mappable",
     "producers",
-    "remove_empty",
     "roots",
     "runs",
     "segments",
@@ -38,6 +47,9 @@ MEMORY_SHARE: Final = 8 << 20
 
 KEPT_FREE: Final = 512 << 20
 """Bytes, or 5 % of the file system if that is more, that journals leave free for others."""
+
+STARTED: Final = "started"
+"""The file that repeats a rank's first event."""
 
 _AGAIN: Final = 1.0  # s between measurings of what all journals take
 _REMOTE: Final = frozenset(
@@ -82,26 +94,85 @@ def segments(places: list[Path], run: str, producer: bytes) -> list[Path]:
     """The segment files of a producer in the order of their numbers."""
     found: list[Path] = []
     for place in places:
-        folder = place / run / producer.hex()
-        try:
-            found += [folder / name for name in os.listdir(folder) if name.endswith(".seg")]
-        except FileNotFoundError:
-            continue
+        where = place / run / producer.hex()
+        found += [where / name for name in listed(where) if name.endswith(".seg")]
     return sorted(found, key=lambda path: path.name)
 
 
-def remove_empty(places: list[Path], run: str, producer: bytes) -> None:
-    """Remove a dead producer's folders where nothing is left in them but unfinished files."""
-    for place in places:
-        folder = place / run / producer.hex()
+def listed(path: Path) -> list[str]:
+    """Names in a folder; none in one that is not there, or goes at this moment."""
+    try:
+        return os.listdir(path)
+    except FileNotFoundError:
+        return []
+
+
+def folder(places: list[Path], run: str) -> Path:
+    """Where the journals of a run lie; the first of several places."""
+    found = [place / run for place in places]
+    return next((path for path in found if path.is_dir()), found[0])
+
+
+def introduce(places: list[Path], run: str, producer: bytes, record: bytes) -> None:
+    """Keep a rank's first event beside its journal; on disk rather than in memory."""
+    for place in reversed(places):
         try:
-            names = os.listdir(folder)
-            if not any(name.endswith(".seg") for name in names):
-                for name in names:
-                    (folder / name).unlink(missing_ok=True)
-                folder.rmdir()
+            path = place / run / producer.hex() / STARTED
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.write_bytes(record)
         except OSError:
-            continue  # not there, or somebody else is at it
+            continue  # no room: the journal's own first segment has it, too
+        return
+
+
+def introduction(places: list[Path], run: str, producer: bytes) -> bytes | None:
+    """The encoded first event of a rank; None when there is none here."""
+    for place in places:
+        try:
+            return (place / run / producer.hex() / STARTED).read_bytes()
+        except OSError:
+            continue
+    return None
+
+
+def forget(places: list[Path], run: str, over: Container[bytes]) -> None:
+    """The run is closed: its producers need not be found again; empty folders go, too.
+
+    ``over``: those that have ended.
+    """
+    for producer in producers(places, run):
+        for place in places:
+            path = place / run / producer.hex()
+            if producer in over:
+                _unlink(path / STARTED)
+            _remove_empty(path)
+
+
+def clear(path: Path) -> None:
+    """Remove all segments of a producer, those being made too, and the folders if empty then.
+
+    Whoever else does so at the same moment is not in the way.
+    """
+    for name in listed(path):
+        if name.endswith((".seg", ".new")):
+            _unlink(path / name)
+    _remove_empty(path)
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink()
+    except OSError:
+        pass
+
+
+def _remove_empty(path: Path) -> None:
+    """The folder of a producer, and that of its run."""
+    for empty in (path, path.parent):
+        try:
+            empty.rmdir()
+        except OSError:
+            pass
 
 
 def _folders(place: Path) -> Iterator[os.DirEntry[str]]:

@@ -48,6 +48,7 @@ __all__ = [
     "attempt_status",
     "attempts",
     "clients",
+    "closed",
     "complete",
     "define",
     "ended",
@@ -725,6 +726,12 @@ def _heard(state: RunState, p: Producer) -> int:
 def _closed(state: RunState, attempt: int) -> int | None:
     """When the run was first closed with this attempt, or after it."""
     return min((e.time for n, e in state.run_ended.items() if n >= attempt), default=None)
+
+
+def closed(state: RunState) -> int | None:
+    """When the run was last closed; None while its last attempt goes on."""
+    last = max(attempts(state), default=0)
+    return max((e.time for n, e in state.run_ended.items() if n >= last), default=None)
 
 
 def _follows_bad_end(state: RunState, p: Producer, time: int) -> bool:

@@ -155,7 +155,8 @@ class Isolated:
         found = []
         for process in self.processes():
             try:
-                if "collector" in process.cmdline():
+                words = process.cmdline()
+                if "collector" in words and not words[0].endswith("/sh"):  # which starts one
                     found.append(process)
             except psutil.Error:
                 continue

@@ -262,3 +262,37 @@ def hosts() -> Iterator[Hosts]:
         pytest.skip(f"two hosts need the right to make network namespaces: {error}")
     yield made
     made.close()
+
+
+SLOW = """
+import os, time
+
+class Slow:
+    suffix = "slow"
+
+    def render(self, document):
+        while not os.path.exists("GATE"):
+            time.sleep(0.02)
+        yield b"at last"
+"""
+
+
+class SlowSink:
+    """A sink that renders nothing until ``gate`` is there; for runs with this environment."""
+
+    def __init__(self, place: Isolated) -> None:
+        self.gate = place.root / "gate"
+        folder = place.root / "plugin"
+        facts = folder / "slow_sink-1.dist-info"
+        facts.mkdir(parents=True)
+        (folder / "slow_sink.py").write_text(SLOW.replace("GATE", str(self.gate)))
+        (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: slow-sink\nVersion: 1\n")
+        (facts / "entry_points.txt").write_text("[prov4ml.sinks]\nslow = slow_sink:Slow\n")
+        paths = [str(folder), place.environment.get("PYTHONPATH", "")]
+        self.environment = {"PYTHONPATH": os.pathsep.join(paths), "PROV4ML_SINKS": "+slow"}
+
+
+@pytest.fixture
+def slow_sink(isolated: Isolated) -> SlowSink:
+    """Documents that take as long as the test likes."""
+    return SlowSink(isolated)

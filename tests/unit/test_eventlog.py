@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from prov4ml import eventlog
-from prov4ml.errors import FormatError
+from prov4ml.errors import FormatError, InUse
 from prov4ml.eventlog import EventLog, Frame, Held, Reader, compress
 
 RUN = "0190b6f2-7c1e-7000-8000-2f1d5c3a9e01"
@@ -440,3 +440,25 @@ def test_what_is_no_event_log_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "000000000000.log").write_bytes(b"x" * 100)
     with pytest.raises(FormatError, match=r"000000000000\.log"):
         _frames(tmp_path)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["open", "packed"])
+def test_who_appends_nothing_changes_nothing(tmp_path: Path, packed: bool) -> None:
+    """Opening and closing a log leaves every byte of it, also where its files are compressed."""
+    log = EventLog(tmp_path, RUN)
+    _write(log, range(5))
+    log.close()
+    if packed:
+        compress(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    EventLog(tmp_path, RUN).close()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_who_writes_is_named(tmp_path: Path) -> None:
+    """A second writer is told which process has the log."""
+    log = EventLog(tmp_path, RUN)
+    with pytest.raises(InUse, match=f"pid {os.getpid()}"):
+        EventLog(tmp_path, RUN)
+    log.close()
+    EventLog(tmp_path, RUN).close()

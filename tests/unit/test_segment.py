@@ -139,3 +139,19 @@ def test_another_format_is_refused_with_both_numbers(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="format 9; this prov4ml reads 1"):
         seg.view(segment.path)
     segment.close()
+
+
+def test_a_file_cut_short_still_says_how_much_it_held(tmp_path: Path) -> None:
+    """As long as its header and table are whole; else nothing is claimed."""
+    path = tmp_path / "0.seg"
+    _filled(path, 3).close()
+    os.truncate(path, seg.HEADER + 5)
+    with pytest.raises(FormatError, match="shorter than what it has committed"):
+        seg.view(path)
+    assert seg.claimed(path) == 103
+    with open(path, "r+b") as file:
+        file.seek(100)
+        file.write(b"x")
+    assert seg.claimed(path) is None
+    path.write_bytes(bytes(8192))
+    assert seg.claimed(path) is None

@@ -219,7 +219,7 @@ def test_collector_that_dies_while_nothing_is_said(
     """It is replaced as soon as there is something to say, not at the end of the run."""
     spawned: list[float] = []
     monkeypatch.setattr(sender.service, "served", lambda _: False)
-    monkeypatch.setattr(sender.service, "spawn", lambda _: spawned.append(made.now))
+    monkeypatch.setattr(sender.service, "spawn", lambda _: spawned.append(made.now) is None)
     made.sender.address = "auto"
     made.sender._service = sender.service.Service(Path("s"), Path("k"), Path("g"))
     made.points()
@@ -372,7 +372,7 @@ def test_log_handler_that_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def cycle() -> None:
         cycles.append(1)
         if len(cycles) > 2:
-            made._done.set()
+            made._stop = True
         raise RuntimeError(f"cycle {len(cycles)}")
 
     monkeypatch.setattr(made, "_cycle", cycle)
