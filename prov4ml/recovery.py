@@ -116,8 +116,9 @@ def collect(directory: Path, places: list[Path]) -> wire.Closed:
         raise UsageError(f"there is no folder {str(directory)!r}")
     left = salvage.undelivered(directory)
     shown = documents.read_manifest(directory)
-    if not (directory / "events").is_dir() and not left and shown.get("closed"):
-        return last_word(shown)  # its log was not kept
+    kept = (directory / "events").is_dir()
+    if not kept and not left and shown.get("closed") and not spool.producers(places, shown["run"]):
+        return last_word(shown)  # its log was not kept, and nothing is new
     run = _run_id(directory, left, places)
     for producer in spool.producers(places, run):
         who = salvage.owner(spool.segments(places, run, producer))
@@ -145,6 +146,7 @@ def collect(directory: Path, places: list[Path]) -> wire.Closed:
             closed = publisher.close(hurry=False)
         else:
             closed = publisher.last_word()
+            log.finish()
         publisher.pack()
     finally:
         publisher.release()

@@ -191,8 +191,8 @@ def test_batches_behind_the_end_of_a_run(stand: Stand, monkeypatch: pytest.Monke
     """What a child says while the run is closed opens it again: acked is what documents know."""
     writes = Publisher._write
 
-    def slowly(self: Publisher, *arguments: Any) -> None:
-        writes(self, *arguments)
+    def slowly(self: Publisher, *arguments: Any, **named: Any) -> None:
+        writes(self, *arguments, **named)
         time.sleep(0.05)  # what comes now is behind the documents
 
     monkeypatch.setattr(Publisher, "_write", slowly)
@@ -275,17 +275,17 @@ def test_log_that_cannot_be_compressed(stand: Stand, monkeypatch: pytest.MonkeyP
 
 def test_no_room_to_open_a_run(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that is full when a run comes refuses it for now; once there is room it is taken."""
-    append = EventLog.append
+    begin = EventLog._begin
 
-    def full(*_: Any) -> int:
+    def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(EventLog, "append", full)
+    monkeypatch.setattr(EventLog, "_begin", full)
     for _ in range(3):
         stand.say(stand.hello())
     stand.until(lambda: len(stand.heard(wire.Refused)) == 3)
     assert all(m.again and "No space" in m.reason for m in stand.heard(wire.Refused))
-    monkeypatch.setattr(EventLog, "append", append)
+    monkeypatch.setattr(EventLog, "_begin", begin)
     stand.say(stand.hello())
     stand.until(lambda: stand.heard(wire.Welcome))
 
@@ -295,11 +295,11 @@ def test_full_disk_at_the_end(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> 
     writes = Publisher._write
     tried: list[int] = []
 
-    def full(self: Publisher, *arguments: Any) -> None:
+    def full(self: Publisher, *arguments: Any, **named: Any) -> None:
         tried.append(self.log.frames)
         if len(tried) < 3:
             raise OSError(28, "No space left on device")
-        writes(self, *arguments)
+        writes(self, *arguments, **named)
 
     monkeypatch.setattr(Publisher, "_write", full)
     monkeypatch.setattr(collector.time, "sleep", lambda _: None)
@@ -468,7 +468,11 @@ def test_many_things_are_judged_seldom(tmp_path: Path, monkeypatch: pytest.Monke
     followed = Publisher(log, made.directory)
     followed.follow()
     log.sync()
-    followed.follow()  # its own words, too
+    followed.read()
+    deadline = time.monotonic() + 10.0
+    while followed._changed:  # its own words, too, once it is time for them
+        followed.follow()
+        assert time.monotonic() < deadline
     assert judged
     before = len(judged)
     for n in range(50):

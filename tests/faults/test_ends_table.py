@@ -10,6 +10,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -106,7 +107,13 @@ def limited() -> Iterator[Callable[[int], Path]]:
 
     yield group
     for folder in made:
-        folder.rmdir()
+        deadline = time.monotonic() + 60.0
+        while folder.is_dir():
+            try:
+                folder.rmdir()
+            except OSError:  # its last processes are about to end
+                assert time.monotonic() < deadline, (folder / "cgroup.procs").read_text()
+                time.sleep(0.05)
 
 
 def shown(left: Read) -> End:
