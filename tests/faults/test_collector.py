@@ -491,6 +491,25 @@ def test_many_things_are_judged_seldom(tmp_path: Path, monkeypatch: pytest.Monke
     followed.abandon()
 
 
+def test_poison_is_acked_and_counted(stand: Stand) -> None:
+    """What does not decode is received, counted as rejected, named, and never asked for again."""
+    stand.say(stand.hello())
+    stand.batch(0, stand.started())
+    head = wire.Batch(wire.PROTOCOL, RUN, RANK, 1, 3)
+    poison = [msgspec.to_builtins(_tag(1)), "no event", msgspec.to_builtins(_tag(2))]
+    stand.server.coming.append([wire.encode(head), msgspec.msgpack.encode(poison)])
+    stand.until(lambda: stand.acked() == 4)
+    stand.batch(4, ev.Ended(START + 9, "finished"))
+    stand.until(stand.over)
+    account = msgspec.json.decode((stand.directory / "run.json").read_bytes())["accounting"]
+    assert [account[k] for k in ("sent", "received", "rejected", "lost")] == [5, 5, 1, 0]
+    assert not [m for m in stand.heard(wire.Ack) if m.rewind]
+    text = (stand.directory / "prov.provn").read_text()
+    assert "p4:rejected=" in text
+    assert "k1" in text
+    assert "k2" in text
+
+
 def test_peer_of_this_name(stand: Stand) -> None:
     """The stand speaks for this host, or the tests above would test another path."""
     assert stand.hello().host == socket.gethostname()

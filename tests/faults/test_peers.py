@@ -5,9 +5,12 @@ from __future__ import annotations
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
+
+from prov4ml.transport import Client, Server
 
 if TYPE_CHECKING:
     from tests.conftest import Isolated
@@ -109,3 +112,33 @@ def test_peers_that_die_while_their_queue_is_full(
             received += int(out)
     assert received > 0
     figures(peers_killed=len(cases), messages_read_afterwards=received, aborts=0)
+
+
+def test_a_full_queue_says_no(isolated: Isolated, figures: Callable[..., None]) -> None:
+    """What a peer does not read is held up to 64 messages at each end; then ``send`` says no."""
+    server = Server(f"ipc://{isolated.root}/full")
+    client = Client(server.address)
+    deadline = time.monotonic() + 30.0
+
+    def refused() -> bool:
+        """Whether there is no room for a message, and none comes in a tenth of a second."""
+        until = time.monotonic() + 0.1
+        while not client.send(bytes(1 << 20)):
+            if time.monotonic() > until:
+                return True
+        return False
+
+    sent = 0
+    while not refused() or not sent:
+        sent += 1
+        assert time.monotonic() < deadline
+    assert 64 <= sent <= 2 * 64 + 8  # and what the kernel holds of them
+    read = 0
+    while read < 100:
+        read += sum(1 for _ in server.receive(1.0))
+        assert time.monotonic() < deadline
+    while not client.send(b"again"):
+        assert time.monotonic() < deadline
+    client.close()
+    server.close()
+    figures(messages_taken=sent)
