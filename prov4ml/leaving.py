@@ -1,8 +1,10 @@
 """The end of a run in its training process: at most ``exit_timeout`` seconds in all.
 
-Delivered: the collector said so, the journal goes.  Not delivered: what is not acked is copied
-into ``<run>/undelivered/<producer>/``, and the line that completes it is printed.  Without a
-collector that is the normal way, and a run of one process completes itself.
+Delivered: the collector has acked everything, the journal goes; mostly it has written the
+documents, too.  Not delivered: what is not acked is copied into ``<run>/undelivered/<producer>/``,
+and the line that completes it is printed; where the disk does not take the copy, the journal stays
+in the spool.  Without a collector that is the normal way, and a run of one process completes
+itself.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prov4ml import spool, wire
@@ -29,14 +32,22 @@ def leave(run: Run, deadline: float) -> None:
     sender, journal = run._sender, run._journal
     alone = run.settings.address == "none"
     delivered = False
+    command = f"prov4ml collect {run.directory}"
     if not alone:
-        delivered = sender.finish(0.8 * (deadline - time.monotonic())) and sender.complete()
+        told = sender.finish(0.8 * (deadline - time.monotonic()))
+        delivered = sender.complete()
     if delivered:
         sender.stop(min(1.0, deadline - time.monotonic()))
         sender.release()
         journal.close(remove=True)
         if sender.closed is not None and sender.closed.last:
             _report(run, sender.closed)
+        elif not told:
+            say(
+                logging.WARNING,
+                f"{run.name}: every event is kept, but the documents are not written yet; when "
+                f"the collector does not come to it: {command}",
+            )
         return
     sender.stop(min(1.0, 0.1 * run.settings.exit_timeout))
     copied = _copy_in_time(run, deadline)
@@ -44,7 +55,6 @@ def leave(run: Run, deadline: float) -> None:
         journal.close(remove=True)
     else:
         journal.close(remove=False)
-    command = f"prov4ml collect {run.directory}"
     if alone and run._where.world_size == 1 and copied:
         _collect(run, deadline, command)
     elif alone:
@@ -96,20 +106,22 @@ def _copy_undelivered(run: Run, deadline: float) -> bool:
     A producer's folder gets its name when it is whole: a collector may be looking at it.
     """
     folder = run.directory / "undelivered"
+    half: Path | None = None
     try:
         for producer in [run._journal.who.producer, *run._sender.children()]:
             paths = spool.segments(run._places, run.id, producer)
-            beside = folder / f"{producer.hex()}.new"
+            half = beside = folder / f"{producer.hex()}.new"
             if paths:
                 beside.mkdir(parents=True, exist_ok=True)
             for path in paths:
                 if time.monotonic() > deadline:
-                    shutil.rmtree(beside, ignore_errors=True)
                     raise TimeoutError("no time left to copy it")
                 shutil.copyfile(path, beside / path.name)
             if paths:
                 beside.rename(folder / producer.hex())
     except OSError as error:
+        if half is not None:  # a full disk needs its room
+            shutil.rmtree(half, ignore_errors=True)
         _stays(run, str(error))
         return False
     return True

@@ -5,10 +5,12 @@ Idempotent: what the log has of a producer is not appended again.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Container, Iterator
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -16,10 +18,13 @@ from prov4ml import events as ev
 from prov4ml import process, salvage, spool, state, wire
 from prov4ml import segment as seg
 from prov4ml.errors import UsageError
-from prov4ml.eventlog import EventLog
+from prov4ml.eventlog import EventLog, Held
 from prov4ml.publish import Publisher, check_kept, fold
 
 __all__ = ["Orphan", "collect", "orphans", "recover"]
+
+
+_PATIENCE: Final = 5.0  # s in which a log that is being compressed may become free
 
 
 class Orphan(msgspec.Struct, frozen=True):
@@ -71,16 +76,33 @@ def collect(directory: Path, places: list[Path]) -> wire.Closed:
             if salvage.lives(view.who) and producer not in left:
                 raise UsageError(f"rank {view.who.rank} (pid {view.who.pid}) still runs")
     check_kept(directory)
-    log = EventLog(directory / "events", run)
-    salvage.append_undelivered(log, directory)
-    salvage.append_journals(log, places, run, remove=True)
-    log.sync()
-    publisher = Publisher(log, directory)
-    publisher.follow()
-    _bury(publisher)
-    closed = publisher.close()
+    log = _open(directory, run)
+    try:
+        salvage.append_undelivered(log, directory)
+        salvage.append_journals(log, places, run, remove=True)
+        log.sync()
+        publisher = Publisher(log, directory)
+        publisher.follow()
+        _bury(publisher)
+        closed = publisher.close()
+    except BaseException:
+        with contextlib.suppress(OSError):
+            log.close()
+        raise
     publisher.pack()
     return closed
+
+
+def _open(directory: Path, run: str) -> EventLog:
+    """The event log; one that a collector may be compressing is waited for a while."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return EventLog(directory / "events", run)
+        except Held:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
 
 
 def _bury(publisher: Publisher) -> None:
@@ -93,7 +115,6 @@ def _bury(publisher: Publisher) -> None:
         if here and process.alive(started.pid, started.pid_start, started.boot_id):
             if started.parent:
                 continue  # a child that outlives its parent is no reason to wait
-            publisher.log.close()
             raise UsageError(f"rank {started.rank} (pid {started.pid}) still runs")
         status = "died" if here else "unreachable"
         publisher.tell(ev.RankEnded(time.time_ns(), p.id, status, "none"))

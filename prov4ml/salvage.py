@@ -6,6 +6,7 @@ process could not wait for a collector).  Files go only when everything in them 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -35,6 +36,7 @@ def append_journals(log: EventLog, places: list[Path], run: str, *, remove: bool
     """
     appended = 0
     done: list[Path] = []
+    taken_back = log.taken_back
     for producer in spool.producers(places, run):
         paths = spool.segments(places, run, producer)
         who = next(filter(None, map(_identity, paths)), None)
@@ -44,7 +46,7 @@ def append_journals(log: EventLog, places: list[Path], run: str, *, remove: bool
         appended += _append(log, producer, [view for _, view in found])
         done += [path for path, _ in found]
     if remove and done:
-        log.sync()
+        _sync(log, taken_back)
         _remove(done)
         sweep(places, run)
     return appended
@@ -67,11 +69,12 @@ def append_undelivered(log: EventLog, directory: Path) -> int:
     """Append what ``undelivered/`` holds and the log lacks; then the files go."""
     appended = 0
     done: list[Path] = []
+    taken_back = log.taken_back
     for producer, found in undelivered(directory).items():
         appended += _append(log, producer, [view for _, view in found])
         done += [path for path, _ in found]
     if done:
-        log.sync()
+        _sync(log, taken_back)
         _remove(done)
     return appended
 
@@ -130,8 +133,16 @@ def _remove(paths: list[Path]) -> None:
                 break
 
 
+def _sync(log: EventLog, taken_back: int) -> None:
+    """Raises ``OSError`` when another sync has failed meanwhile: then some of it is gone again."""
+    log.sync()
+    if log.taken_back != taken_back:
+        raise OSError(errno.EIO, "what was appended could not be synced")
+
+
 def _append(log: EventLog, producer: bytes, views: list[seg.View]) -> int:
     appended = 0
+    reached = log.next.get(producer, 0)
     for view in sorted(views, key=lambda v: (v.first, v.count)):
         if view.first + view.count <= log.next.get(producer, 0):
             continue
@@ -147,6 +158,8 @@ def _append(log: EventLog, producer: bytes, views: list[seg.View]) -> int:
             batch = wire.array_header(count) + view.records[start[0] : here[0]]
             start = here
             expected = log.next.get(producer, 0)
+            if expected < reached:
+                raise OSError(errno.EIO, "what came before could not be synced")
             if count <= 0 or first + count <= expected:
                 continue
             if first < expected:
@@ -155,6 +168,7 @@ def _append(log: EventLog, producer: bytes, views: list[seg.View]) -> int:
                     first + count - expected,
                     expected,
                 )
-            log.append(producer, first, count, batch)
+            log.append(producer, first, count, batch, after=expected)
+            reached = first + count
             appended += count
     return appended
