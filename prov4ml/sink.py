@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 GROUP: Final = "prov4ml.sinks"
-_ROOM: Final = 64 << 10  # bytes that a disk takes unless it is full
+_ROOM: Final = 1 << 20  # bytes that a disk takes unless it is full
 
 
 class SeriesKey(msgspec.Struct, frozen=True):
