@@ -5,11 +5,14 @@ synced in groups, and only then acked.  Each run has a publishing thread that fo
 (``publish.Publisher``), so that rendering never holds an ack back.  Who of a run lives says
 ``liveness``.
 
-A frame that is no message of ours is counted and dropped; the collector stays up.
+A frame that is no message of ours is counted and dropped; the collector stays up.  A disk that
+is full for one run stops no other: what cannot be appended is not acked and comes again, what
+cannot be written is tried again, for a minute after the last rank has gone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -41,6 +44,7 @@ _GROUP: Final = 0.05  # s that a sync may wait for more
 _LOOK: Final = 1.0  # s between looks at who lives
 _PARTING: Final = 1.0  # s in which ranks may follow a collector that was terminated
 _CLOSING: Final = 8.0  # s in which it then closes runs that nobody is in any more
+_ROOM: Final = 60.0  # s in which a run that is over may wait for room on a disk
 _IDLE: Final = 2.0  # s without work after which an automatic collector ends
 _REMEMBERED: Final = 1000  # closed runs of which a client that missed the word may still ask
 
@@ -56,6 +60,7 @@ class Progress(msgspec.Struct, frozen=True):
     alive: int
     runs: tuple[str, ...]
     last: tuple[tuple[str, float], ...]  # the series heard of last, and their last values
+    malformed: int = 0  # messages that were none of ours
 
 
 class _Run:
@@ -77,7 +82,8 @@ class _Run:
         try:
             self.publisher = Publisher(self.log, directory, options, self.notify)
         except BaseException:  # a full disk: the next hello tries it again
-            self.log.close()
+            with contextlib.suppress(OSError):
+                self.log.close()
             raise
         self.liveness = Liveness(self.log, self.publisher, leases, waited)
         self.waiting: dict[bytes, bytes] = {}  # producer: address of a client that is ending
@@ -89,9 +95,12 @@ class _Run:
         self.living = True  # whether a process of it was, at the last look
         self.last_alive = leases.awake
         self.undelivered = 0  # when that folder changed last (ns), as far as we took it up
-        self.stopping = False
+        self.unfinished = False  # it could not be closed, and is let go
+        self._leases = leases
+        self._closing: float | None = None  # since when nobody has more to say, as ``last_alive``
         self._results = results
         self._over = threading.Event()
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._publish, name=f"prov4ml-{run}", daemon=True)
 
     def begin(self) -> None:
@@ -118,7 +127,7 @@ class _Run:
 
     def abandon(self) -> None:
         """The collector ends before the run does."""
-        self.stopping = True
+        self._stop.set()
         self._more.set()
 
     def _complete(self) -> bool:
@@ -135,7 +144,7 @@ class _Run:
             return
         self._results(self)
         try:
-            self.publisher.pack(lambda: self.stopping)
+            self.publisher.pack(self._stop.is_set)
         except Exception as error:  # it is written, only not compressed
             log.warning("%s: the event log is not compressed: %s", self.directory.name, error)
 
@@ -144,19 +153,40 @@ class _Run:
         self._more.wait(0.5)
         self._more.clear()
         try:
-            if self.stopping:
+            if self._stop.is_set():
                 self.publisher.abandon()
                 return True
-            self.publisher.follow()
-            if self._complete() or self._over.is_set():
-                self.publisher.close()
+            if self._closing is None:
+                self.publisher.follow()
+                if self._complete() or self._over.is_set():
+                    self._closing = self.last_alive
+            if self._closing is not None:
+                self.publisher.close(self._late())
                 return True
             self.publisher.snapshot()
             self._results(self)
         except Exception as error:  # a full disk, say: the log goes on
             log.warning("%s: %s: %s", self.directory.name, type(error).__name__, error)
-            time.sleep(1.0)
+            if self._stop.is_set():
+                return True
+            if self._late():
+                self._let_go()
+                return True
+            self._stop.wait(1.0)
         return False
+
+    def _late(self) -> bool:
+        """Whether it is over, and has waited for room long enough."""
+        return self._closing is not None and self._leases.awake - self._closing > _ROOM
+
+    def _let_go(self) -> None:
+        log.warning("%s is not complete: prov4ml collect %s", self.directory.name, self.directory)
+        self.unfinished = True
+        try:
+            self.publisher.abandon()
+        except Exception as error:
+            log.warning("%s: %s: %s", self.directory.name, type(error).__name__, error)
+        self._results(self)
 
 
 class Collector:
@@ -192,6 +222,7 @@ class Collector:
         self._leases = Leases(time.monotonic, lease)
         self._runs: dict[str, _Run] = {}
         self._packing: list[_Run] = []  # closed, their logs being compressed
+        self._let_go: set[str] = set()  # runs that found no room, for ``prov4ml collect``
         self._closed: dict[str, wire.Closed] = {}
         self._known: set[tuple[int, int, str]] = set()  # (pid, start, boot) of all who said hello
         self._prune_at = 256  # of them, the dead are forgotten
@@ -215,6 +246,11 @@ class Collector:
         self._terminated = True
         self.stop.set()
 
+    @property
+    def open(self) -> list[Path]:
+        """Directories of the runs that are not closed."""
+        return [run.directory for run in list(self._runs.values())]
+
     # ------------------------------------------------------------------------------ loop
 
     def serve(self) -> None:
@@ -227,8 +263,9 @@ class Collector:
             for run in self._runs.values():
                 self._guarded(lambda run: run.log.sync(), run)
                 run.abandon()
+            until = time.monotonic() + 10.0
             for run in self._runs.values():
-                run.join(10.0)
+                run.join(max(0.0, until - time.monotonic()))
             for run in self._packing:
                 run.join(30.0)
             self._server.close()
@@ -257,7 +294,7 @@ class Collector:
             except Held:
                 pass  # the run is being closed: it will say hello, and open it again
             except OSError as error:  # a full disk: not acked, so the producer sends it again
-                log.warning("cannot write an event log: %s", error)
+                log.warning("an event log cannot be written: %s", error)
             except Exception as error:  # whatever one peer sent, the others go on
                 self._drop(f"{type(error).__name__}: {error}")
         now = time.monotonic()
@@ -301,7 +338,7 @@ class Collector:
         if self.stop.is_set():
             return True
         if self._runs or not (
-            self._automatic or (self._once and (self._closed or self._finishing))
+            self._automatic or (self._once and (self._closed or self._let_go or self._finishing))
         ):
             self._idle_since = None
             return False
@@ -336,7 +373,7 @@ class Collector:
         """
         found = False
         for orphan in orphans(spool.roots(os.environ), runs):
-            if self._job not in (None, orphan.job):
+            if self._job not in (None, orphan.job) or orphan.run in self._let_go:
                 continue
             try:
                 run = self._run(orphan.run, orphan.directory)
@@ -392,6 +429,8 @@ class Collector:
                 run = self._open(hello)
             except (OSError, UsageError, FormatError) as error:
                 again = isinstance(error, (OSError, Held))
+                if again:
+                    log.warning("%s: %s", hello.directory, error)
                 self._refuse(address, hello, f"{hello.directory}: {error}", again)
                 return
         run.liveness.greet(hello)
@@ -441,15 +480,17 @@ class Collector:
         try:
             run.liveness.take_up()
         except BaseException:
-            run.log.close()
+            with contextlib.suppress(OSError):
+                run.log.close()
             raise
         self._runs[id] = run
         self._closed.pop(id, None)
+        self._let_go.discard(id)
         return run
 
     def _append(self, address: bytes, batch: wire.Batch, data: bytes) -> None:
         if len(data) > wire.MAX_BATCH:
-            raise WireError(f"a batch of {len(data):,} bytes")
+            raise WireError(f"a batch of {len(data):,} bytes; it has at most {wire.MAX_BATCH:,}")
         if not (0 <= batch.count <= len(data) and 0 <= batch.first < 1 << 62):
             raise WireError(f"{batch.count:,} events from {batch.first:,} on")
         run = self._runs.get(batch.run)
@@ -462,13 +503,18 @@ class Collector:
             if count and first - batch.lost > expected:
                 self._rewind(run, address, batch.producer, expected)
                 return
-            if not count or first + count > expected:
-                if count and first < expected:
-                    data = wire.cut(data, expected - first)
-                    count -= expected - first
-                    first = expected
-                run.log.append(batch.producer, first, count, data)
-                self.events += count
+            after = expected if count else None
+            try:
+                if not count or first + count > expected:
+                    if count and first < expected:
+                        data = wire.cut(data, expected - first)
+                        count -= expected - first
+                        first = expected
+                    run.log.append(batch.producer, first, count, data, after=after)
+                    self.events += count
+            except OSError as error:  # a full disk: not acked, so it comes again
+                log.warning("%s: the event log cannot be written: %s", run.directory, error)
+                return
         run.unsynced[batch.producer] = address
         self._mark(run)
 
@@ -517,11 +563,14 @@ class Collector:
                 if not run.waiting:  # else a client says it
                     self.untold.append((run.directory, last))
                     del self.untold[:-_REMEMBERED]
-                del self._runs[run.id]
                 over = {p.id for p in state.clients(run.publisher.state)}
                 spool.forget(spool.roots(os.environ), run.id, over - run.liveness.damaged.keys())
-                run.liveness.close()
                 self._packing = [r for r in self._packing if r.packing] + [run]
+                self._forget(run)
+                continue
+            if run.unfinished:
+                self._let_go.add(run.id)
+                self._forget(run)
                 continue
             if run.asks:
                 self._guarded(self._look, run)
@@ -531,6 +580,10 @@ class Collector:
                 if known is not None and known.ended is not None and others:
                     del run.waiting[producer]
                     self._server.send(address, wire.encode(wire.Closed(run.id, False)))
+
+    def _forget(self, run: _Run) -> None:
+        del self._runs[run.id]
+        run.liveness.close()
 
     def _tell(self, run: _Run, last: wire.Closed) -> None:
         """The last rank to leave hears of the documents, the others that they may go."""
@@ -578,8 +631,9 @@ class Collector:
             return False
         if changed == run.undelivered:
             return False
+        appended = salvage.append_undelivered(run.log, run.directory).events
         run.undelivered = changed
-        return bool(salvage.append_undelivered(run.log, run.directory).events)
+        return bool(appended)
 
     def _shown(self) -> Progress:
         last: dict[str, float] = {}
@@ -591,7 +645,7 @@ class Collector:
                     if series.last is not None:
                         last["/".join((*series.context, series.name))] = series.last
         names = tuple(run.directory.name for run in self._runs.values())
-        return Progress(self.events, alive, names, tuple(last.items())[-4:])
+        return Progress(self.events, alive, names, tuple(last.items())[-4:], self.malformed)
 
 
 def _sound(hello: wire.Hello) -> bool:

@@ -51,8 +51,9 @@ def run(program: list[str]) -> int:
         served.once_idle(environment["PROV4ML_JOB"])
         thread.join(30.0)
         line.clear()
-        for directory, closed in served.untold:
-            log.info("%s", account(directory, closed))
+        for directory in served.open if thread.is_alive() else ():
+            log.warning("%s is not complete: prov4ml collect %s", directory.name, directory)
+        _told_last(served)
     return code if code >= 0 else 128 - code
 
 
@@ -94,6 +95,8 @@ class _Line:
             f"{', '.join(progress.runs)}: {progress.events:,} events, "
             f"{progress.alive} ranks alive" + (f" · {last}" if last else "")
         )
+        if progress.malformed:
+            text += f" · {progress.malformed:,} malformed messages"
         if self._terminal:
             text = text[: os.get_terminal_size(self._stream.fileno()).columns - 1]
             print(f"\r{text:<{self._width}}", end="", file=self._stream, flush=True)
@@ -134,11 +137,18 @@ def collector(bind: str | None, once: bool, automatic: bool, file: str | None) -
         print(f"PROV4ML_COLLECTOR={served.address}", flush=True)
     served.serve()
     if not automatic:
-        for directory, closed in served.untold:
-            log.info("%s", account(directory, closed))
+        _told_last(served)
     if lock is not None:
         os.close(lock)
     return 0
+
+
+def _told_last(served: Collector) -> None:
+    """What no client has heard."""
+    for directory, closed in served.untold:
+        log.info("%s", account(directory, closed))
+    if served.malformed:
+        log.warning("%d malformed messages were dropped in all", served.malformed)
 
 
 def account(directory: Path, closed: wire.Closed) -> str:
@@ -157,8 +167,11 @@ def collect(directories: list[Path]) -> int:
     for directory in directories:
         try:
             closed = recovery.collect(directory.absolute(), spool.roots(os.environ))
-        except (UsageError, FormatError, SinkError, OSError) as error:
+        except (UsageError, FormatError, SinkError) as error:
             print(f"prov4ml: {error}", file=sys.stderr)
+            failed = 1
+        except OSError as error:
+            print(f"prov4ml: {directory}: {error}", file=sys.stderr)
             failed = 1
         else:
             failed |= bool(closed.failures)

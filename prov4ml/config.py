@@ -20,7 +20,7 @@ import msgspec
 
 from prov4ml import config_values as forms
 from prov4ml.config_values import address as check_address
-from prov4ml.errors import UsageError
+from prov4ml.errors import MissingExtra, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -396,6 +396,10 @@ def _options(file: File, listed: set[str]) -> dict[str, dict[str, Any]]:
                 msgspec.msgpack.encode(table)  # options travel with the run
             except (UsageError, OverflowError) as error:
                 raise UsageError(f"{where}: {error}") from None
+            except MissingExtra:
+                raise
+            except Exception as error:  # a stranger's import may raise anything
+                raise UsageError(f"{where}: {type(error).__name__}: {error}") from error
         if "path" in table:
             try:
                 forms.inside(table["path"])

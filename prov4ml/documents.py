@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from prov4ml import events as ev
 from prov4ml import model, overview, sink, state
+from prov4ml.aside import Aside, Signs
+from prov4ml.errors import no_room
 from prov4ml.provdm import Document, iso
-from prov4ml.talk import log
 
 __all__ = [
     "Written",
@@ -19,7 +22,6 @@ __all__ = [
     "manifest",
     "read_manifest",
     "render",
-    "stream_failures",
     "write",
 ]
 
@@ -31,6 +33,7 @@ class Written(msgspec.Struct, frozen=True):
     path: str  # relative to the run directory
     size: int | None  # bytes; None when it failed
     error: str | None = None
+    starved: bool = False  # it failed because a disk is full
 
 
 def document(of: state.RunState) -> Document:
@@ -53,23 +56,39 @@ def render(
     return path, sink.write_atomically(path, kind(**own).render(of))
 
 
-def write(of: state.RunState, directory: Path, names: Iterable[str] | None = None) -> list[Written]:
-    """Write the documents of a run; a sink that fails is told and stops nobody."""
+def write(of: state.RunState, directory: Path, aside: Aside) -> list[Written]:
+    """Write the documents of a run; a sink that fails or hangs stops nobody."""
     chosen, options = state.sinks(of)
     shown = document(of)
     results: list[Written] = []
-    for name in chosen if names is None else names:
+    for name in chosen:
         try:
-            if sink.is_stream(sink.load(name)):
+            kind = aside.call(name, partial(sink.load, name))
+            if sink.is_stream(kind):
                 continue
-            path, size = render(shown, name, options.get(name, {}), directory)
+            given = options.get(name, {})
+            path = directory / file_name(kind, given)
+            size = sink.write_atomically(path, aside.parts(name, _rendering(kind, given, shown)))
         except Exception as error:  # a sink may raise anything
-            text = f"sink {name}: {type(error).__name__}: {error}"
-            log.warning("%s", text)
-            results.append(Written(name, "", None, text))
+            text = f"{type(error).__name__}: {error}"
+            results.append(Written(name, "", None, text, no_room(error)))
         else:
             results.append(Written(name, path.relative_to(directory).as_posix(), size))
     return results
+
+
+def _rendering(
+    kind: sink.SinkType, options: Mapping[str, Any], of: Document
+) -> Callable[[Signs], Iterator[bytes]]:
+    """One rendering; each statement that the sink takes is a sign of life."""
+    own = {key: value for key, value in options.items() if key != "path"}
+
+    def work(signs: Signs) -> Iterator[bytes]:
+        watched = structs.replace(of, statements=lambda: signs.each(of.statements()))
+        parts: Iterator[bytes] = kind(**own).render(watched)
+        return parts
+
+    return work
 
 
 def manifest(
@@ -77,8 +96,10 @@ def manifest(
 ) -> dict[str, Any]:
     """What ``run.json`` holds, from the fold and what was written.
 
-    ``closed``: nobody is at work on the run; one that had ended may be opened again.
+    ``closed``: nobody is at work on the run; one that had ended may be opened again.  Of a sink
+    that wrote a document just now, or could not, older failures are not told.
     """
+    written = {w.sink: w for w in documents}
     ranks = list(state.ranks(of))
     first = ranks[0].started if ranks else None
     end = state.run_status(of)
@@ -115,15 +136,13 @@ def manifest(
             for _, o in sorted(of.outputs.items())
         ],
         "documents": [
-            {"sink": w.sink, "path": w.path, "size": w.size} for w in documents if w.error is None
+            {"sink": w.sink, "path": w.path, "size": w.size}
+            for w in written.values()
+            if w.error is None
         ],
-        "failures": [w.error for w in documents if w.error is not None] + stream_failures(of),
+        "failures": [f"sink {w.sink}: {w.error}" for w in written.values() if w.error is not None]
+        + [f"sink {f.sink}: {f.error}" for f in state.failures(of) if f.sink not in written],
     }
-
-
-def stream_failures(of: state.RunState) -> list[str]:
-    """What became of stream sinks that failed; documents can be written again, those not."""
-    return [f"sink {f.sink}: {f.error}" for _, f in sorted(of.failures.items())]
 
 
 def _rank(of: state.RunState, p: state.Producer, started: ev.Started) -> dict[str, Any]:

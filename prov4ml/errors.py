@@ -7,7 +7,17 @@ and what to do.  A wrong *type* of an argument is a plain ``TypeError``.
 
 from __future__ import annotations
 
-__all__ = ["FormatError", "InUse", "MissingExtra", "SinkError", "UsageError", "WireError"]
+import errno
+
+__all__ = [
+    "FormatError",
+    "InUse",
+    "MissingExtra",
+    "SinkError",
+    "UsageError",
+    "WireError",
+    "no_room",
+]
 
 
 class UsageError(ValueError):
@@ -37,3 +47,8 @@ class MissingExtra(ImportError):
         super().__init__(
             f"{purpose} needs the package {package!r}: pip install 'prov4ml[{extra}]'", name=package
         )
+
+
+def no_room(error: BaseException) -> bool:
+    """Whether a disk is full, or the share of it that we may use: that may pass."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

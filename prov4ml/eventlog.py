@@ -7,10 +7,13 @@ A file is a 40-byte header and frames; a frame is a 36-byte head (length, crc32,
 first sequence, count) and the batch as received.  Reading stops at the first bad frame of the
 last file; a bad frame earlier ends its file and is counted.  Frames are numbered through from
 0; cursors are frame numbers.  ``append`` may be called from several threads.
+
+An ``OSError`` (a full disk) leaves the log as it was: the call can be repeated, later, by anybody.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import gzip
@@ -61,6 +64,10 @@ class EventLog:
     holds ``turn`` meanwhile.  Raises ``Held`` while another collector writes it, ``OSError``,
     ``FormatError``.
 
+    When a sync fails, nobody knows which of the frames since the last one are on the disk (and
+    the next sync may well succeed): they are taken back, and ``taken_back`` counts that.  None of
+    them was acked, so each comes again.
+
     A log ends in three steps: ``leave_to`` lets nobody append but one, ``finish`` nobody at all,
     and ``close`` lets the next writer in.
     """
@@ -71,10 +78,12 @@ class EventLog:
         self.next: dict[bytes, int] = {}
         self.frames = 0
         self.synced = 0
+        self.taken_back = 0
         self.turn = threading.Lock()
         self._unused: Path | None = None  # a file that was begun and holds no frame
         self._lock = threading.Lock()
         self._only: bytes | None = None  # who may still append, once the run is over
+        self._before: dict[bytes, int | None] = {}  # ``next`` at the last sync, where it changed
         if not directory.is_dir():
             directory.mkdir(parents=True, exist_ok=True)
             _sync_folder(directory.parent)
@@ -91,6 +100,7 @@ class EventLog:
         for frame in reader:
             self._count(frame.producer, frame.first, frame.count)
         self.frames = self.synced = reader.number
+        self._before.clear()
         files = _files(directory)
         tail = files[-1] if files else None
         if tail is not None and tail.suffix == ".log" and tail != reader.path:
@@ -106,20 +116,21 @@ class EventLog:
         self._file: IO[bytes] = open(tail, "r+b", buffering=0)
         self._file.truncate(reader.end)
         self._file.seek(reader.end)
-        self._size = reader.end
+        self._size = self._safe = reader.end
 
     def _count(self, producer: bytes, first: int, count: int) -> None:
         if count:
-            self.next[producer] = max(self.next.get(producer, 0), first + count)
+            known = self.next.get(producer)
+            self._before.setdefault(producer, known)
+            self.next[producer] = max(known or 0, first + count)
 
     def _begin(self) -> None:
         """Go on in a new file.  Where that fails nothing has changed."""
         path = self.directory / f"{self.frames:012d}.log"
-        file = open(path, "xb", buffering=0)
         header = _HEADER.pack(MAGIC, 1, 0, uuid.UUID(self.run).bytes, self.frames)
+        file = open(path, "xb", buffering=0)
         try:
-            if file.write(header) != len(header):
-                raise OSError(errno.ENOSPC, "the event log's disk is full")
+            _write(file, header)
             _sync_folder(self.directory)  # or a power cut may take the file with all it holds
         except BaseException:
             file.close()
@@ -127,10 +138,15 @@ class EventLog:
             raise
         self._file = file
         self._unused = path if self.frames else None
-        self._size = len(header)
+        self._size = self._safe = len(header)
 
-    def append(self, producer: bytes, first: int, count: int, batch: bytes) -> int:
+    def append(
+        self, producer: bytes, first: int, count: int, batch: bytes, *, after: int | None = None
+    ) -> int:
         """Write one frame (not yet synced) and give back its number.
+
+        ``after``: what the caller knows to be the producer's next sequence.  Where frames were
+        taken back meanwhile it is no more, and to go on would leave a hole.
 
         Raises ``OSError``, and ``Held`` once it is finished, or left to another.
         """
@@ -140,12 +156,12 @@ class EventLog:
         with self._lock:
             if self._file.closed or self._only not in (None, producer):
                 raise Held(f"{self.directory} is finished")
+            if after is not None and self.next.get(producer, 0) != after:
+                raise OSError(errno.EIO, "what came before could not be synced")
             if self._size > SEGMENT:
                 self._turn()
             try:
-                written = self._file.write(data)
-                if written != len(data):
-                    raise OSError(errno.ENOSPC, "the event log's disk is full")
+                _write(self._file, data)
             except OSError:
                 self._file.truncate(self._size)  # a torn frame would hide all that follow
                 self._file.seek(self._size)
@@ -158,19 +174,48 @@ class EventLog:
         return number
 
     def _turn(self) -> None:
+        self._sync()
         old = self._file
-        os.fdatasync(old.fileno())
         self._begin()
         old.close()
 
     def sync(self) -> int:
         """Make everything appended so far safe; gives back how many frames are."""
         with self._lock:
-            if not self._file.closed:
-                frames = self.frames
-                os.fdatasync(self._file.fileno())
-                self.synced = frames
+            self._sync()
             return self.synced
+
+    def _sync(self) -> None:
+        if self._file.closed:
+            return
+        try:
+            os.fdatasync(self._file.fileno())
+        except OSError:
+            self._take_back()
+            raise
+        self.synced = self.frames
+        self._safe = self._size
+        self._before.clear()
+
+    def _take_back(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.truncate(self._safe)
+        self._file.seek(self._safe)
+        self._size = self._safe
+        self.frames = self.synced
+        for producer, known in self._before.items():
+            if known is None:
+                del self.next[producer]
+            else:
+                self.next[producer] = known
+        self._before.clear()
+        self.taken_back += 1
+
+    def safe(self, producer: bytes) -> int:
+        """The next sequence of a producer as a power cut would leave it."""
+        with self._lock:
+            known = self._before.get(producer, self.next.get(producer, 0))
+            return known or 0
 
     def leave_to(self, producer: bytes) -> None:
         """From now on only ``producer`` may append: what others say belongs to the run no more."""
@@ -178,22 +223,33 @@ class EventLog:
             self._only = producer
 
     def finish(self) -> None:
-        """Nothing more is written; nobody else may write before ``close``."""
+        """Nothing more is written; nobody else may write before ``close``.
+
+        Raises ``OSError``, and is finished all the same.
+        """
         with self._lock:
-            if not self._file.closed:
-                os.fdatasync(self._file.fileno())
-                self.synced = self.frames
+            try:
+                self._sync()
+            finally:
                 self._file.close()
                 if self._unused is not None:
                     self._unused.unlink(missing_ok=True)  # looked at, and nothing to add
 
     def close(self) -> None:
-        """Let the next writer in."""
-        self.finish()
-        with self._lock:
-            if self._guard >= 0:
-                os.close(self._guard)
-                self._guard = -1
+        """Let the next writer in.  Raises ``OSError``, and is closed all the same."""
+        try:
+            self.finish()
+        finally:
+            with self._lock:
+                if self._guard >= 0:
+                    os.close(self._guard)
+                    self._guard = -1
+
+
+def _write(file: IO[bytes], data: bytes) -> None:
+    """Write all of it.  Raises ``OSError``; then some of it may be there."""
+    if file.write(data) != len(data):
+        raise OSError(errno.ENOSPC, "the event log's disk is full")
 
 
 def _lock(directory: Path) -> int:
@@ -218,7 +274,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def compress(directory: Path, stop: Callable[[], bool] = lambda: False) -> None:
-    """Seal all files of a log that nobody writes any more.
+    """Seal all files of a log that nobody writes any more.  Raises ``OSError``; nothing is lost.
 
     ``stop``: asked often; somebody wants to go on with the log, sealed or not.
     """
@@ -297,9 +353,12 @@ class Reader:
         if not files:
             return False
         path = files[0]
-        file: IO[bytes] = cast(
-            "IO[bytes]", gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
-        )
+        try:
+            file: IO[bytes] = cast(
+                "IO[bytes]", gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
+            )
+        except FileNotFoundError:  # compressed since we looked, or a turn that found no room
+            return path not in _files(self.directory) and self._open()
         header = _read(file, _HEADER.size)
         if len(header) < _HEADER.size:
             file.close()

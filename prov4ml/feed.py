@@ -1,10 +1,13 @@
 """A stream sink at work: its own thread, its own cursor into the event log.
 
-Nothing is queued for it; a slow one lags, one that raises is told once and stops nobody.
+Nothing is queued for it; a slow one lags, one that raises is told once and stops nobody.  What
+may pass (an ``OSError``: a full disk, a lost connection) is tried again, by another instance that
+goes on from the cursor; anything else ends the sink.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,12 +19,14 @@ from msgspec import structs
 from prov4ml import events as ev
 from prov4ml import sink, wire
 from prov4ml.doings import IN_EPOCHS, Epochs
-from prov4ml.eventlog import EventLog, Frame, Held, Reader
+from prov4ml.errors import no_room
+from prov4ml.eventlog import EventLog, Frame, Reader
 from prov4ml.talk import log
 
 __all__ = ["Chunks", "Feed"]
 
 _FLUSH: Final = 1.0  # s
+_PAUSE: Final = 60.0  # s at most until a sink is tried again
 
 
 class Chunks:
@@ -103,7 +108,11 @@ def _placed(
 
 
 class Feed:
-    """Runs one stream sink from its cursor to the end of the run."""
+    """Runs one stream sink from its cursor to the end of the run.
+
+    ``tell`` takes what it has to say for the event log; it never raises.  ``done``: no more will
+    come.  ``starved`` says what for, as long as the sink only waits for room on a disk.
+    """
 
     def __init__(
         self,
@@ -111,17 +120,22 @@ class Feed:
         target: sink.Target,
         options: Mapping[str, Any],
         log: EventLog,
-        emit: Callable[[ev.CollectorEvent], object],
+        tell: Callable[[ev.CollectorEvent], None],
     ) -> None:
         self.name = name
         self.done = threading.Event()
         self.position = 0  # the frame it has come to
+        self.starved: str | None = None
         self._target = target
         self._options = options
         self._log = log
-        self._emit = emit
+        self._tell = tell
+        self._cursor = target.frame
+        self._told: tuple[str, int] | None = None  # the last failure, and where it was
         self._last: int | None = None  # the frame to stop before
+        self._stopped = False
         self._more = threading.Event()
+        self._again = threading.Event()  # ends a pause
         self._thread = threading.Thread(target=self._run, name=f"prov4ml-{name}", daemon=True)
 
     def start(self) -> None:
@@ -132,73 +146,93 @@ class Feed:
         self._more.set()
 
     def finish(self) -> None:
-        """Take what is in the log now, then close."""
-        self._last = self._log.synced
+        """Take what is in the log now, then close; whoever waits for room tries once more."""
+        if self._last is None:
+            self._last = self._log.synced
+        self.starved = None
         self._more.set()
+        self._again.set()
 
-    def give_up(self) -> None:
-        """Nobody waits for it any more, and nothing it says is heard."""
-        self._emit = lambda _: None
+    def stop(self) -> None:
+        """No more tries."""
+        self._stopped = True
+        self._again.set()
+
+    def fail(self, text: str) -> None:
+        """Say that the sink has failed; the same again only when it had got further meanwhile."""
+        if self._told != (text, self._cursor):
+            self._told = (text, self._cursor)
+            log.warning("%s: sink %s: %s", self._target.directory.name, self.name, text)
+            self._tell(ev.SinkFailed(time.time_ns(), self.name, text))
 
     def _run(self) -> None:
+        pause = 0.5
         try:
-            self._serve()
-        except Held:  # it was told that nobody waits for it any more
-            log.warning("sink %s: finished when the run was closed", self.name)
-        except Exception as error:  # a sink may raise anything
-            text = f"{type(error).__name__}: {error}"
-            log.warning("sink %s: %s", self.name, text)
-            try:
-                self._emit(ev.SinkFailed(time.time_ns(), self.name, text))
-            except (OSError, Held) as full:
-                log.warning("sink %s: nor can that be recorded: %s", self.name, full)
+            while True:
+                began = time.monotonic()
+                self._again.clear()
+                try:
+                    self._serve()
+                    return
+                except BaseException as error:  # a sink may raise anything, SystemExit too
+                    self.fail(f"{type(error).__name__}: {error}")
+                    ending = self._last is not None
+                    again = no_room(error) if ending else isinstance(error, OSError)
+                    if not again or self._stopped:
+                        return
+                    self.starved = str(error) if no_room(error) else None
+                self._again.wait(_PAUSE if ending else pause)
+                # A try reads the log from its start: one that took long is not made often.
+                pause = min(_PAUSE, max(2 * pause, time.monotonic() - began))
         finally:
+            self.starved = None
             self.done.set()
 
     def _serve(self) -> None:
         kind = sink.load(self.name)
-        made: sink.StreamSink = kind(self._target, self._options)
+        made: sink.StreamSink = kind(
+            structs.replace(self._target, frame=self._cursor), self._options
+        )
         reader = Reader(self._log.directory)
-        chunks = Chunks()
-        cursor = self._target.frame
-        flushed = time.monotonic()
         try:
-            while True:
-                last = self._last
-                for frame in reader.read(self._log.synced if last is None else last):
-                    self.position = frame.number
-                    chunk = chunks.take(frame)
-                    if chunk is not None and frame.number >= self._target.frame:
-                        made.write(chunk)
-                    if time.monotonic() - flushed > _FLUSH:
-                        flushed = time.monotonic()
-                        cursor = self._flush(made, cursor)
-                if last is not None:
-                    break
-                self._more.wait(_FLUSH)
-                self._more.clear()
-                if time.monotonic() - flushed > _FLUSH:
-                    flushed = time.monotonic()
-                    cursor = self._flush(made, cursor)
+            self._follow(made, reader)
+        except BaseException:
+            with contextlib.suppress(Exception):  # what went wrong first is what is told
+                made.close()
+            raise
         finally:
             reader.close()
-            outputs = made.close()
-        for output in outputs:
-            self._emit(
-                ev.OutputSealed(
-                    time.time_ns(),
-                    self.name,
-                    output.path,
-                    output.sha256,
-                    output.size,
-                    output.rows,
-                )
-            )
-        self._emit(ev.SinkCursor(time.time_ns(), self.name, reader.number))
+        outputs = made.close()
+        for o in outputs:
+            self._tell(ev.OutputSealed(time.time_ns(), self.name, o.path, o.sha256, o.size, o.rows))
+        self._tell(ev.SinkCursor(time.time_ns(), self.name, reader.number))
 
-    def _flush(self, made: sink.StreamSink, cursor: int) -> int:
+    def _follow(self, made: sink.StreamSink, reader: Reader) -> None:
+        """Give the sink the log from the cursor on, until ``finish`` says where to stop."""
+        chunks = Chunks()
+        start = self._cursor
+        flushed = time.monotonic()
+        while True:
+            last = self._last
+            for frame in reader.read(self._log.synced if last is None else last):
+                self.position = frame.number
+                chunk = chunks.take(frame)
+                if chunk is not None and frame.number >= start:
+                    made.write(chunk)
+                if time.monotonic() - flushed > _FLUSH:
+                    flushed = time.monotonic()
+                    self._flush(made)
+            if last is not None:
+                return
+            self._more.wait(_FLUSH)
+            self._more.clear()
+            if time.monotonic() - flushed > _FLUSH:
+                flushed = time.monotonic()
+                self._flush(made)
+
+    def _flush(self, made: sink.StreamSink) -> None:
         safe = made.flush()
-        if safe > cursor:
-            self._emit(ev.SinkCursor(time.time_ns(), self.name, safe))
-            return safe
-        return cursor
+        self.starved = None
+        if safe > self._cursor:
+            self._cursor = safe
+            self._tell(ev.SinkCursor(time.time_ns(), self.name, safe))

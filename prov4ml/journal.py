@@ -12,8 +12,9 @@ network and no lock held across I/O is in the way.  What each part may rely on:
 * **The hot path** (``hot.py``) does the same with the record of a metric point inline.
 * **I/O errors never reach the caller.**  When no segment can be made (the disk is full, or the
   spool at its limit), metric points are counted as dropped and their sequence numbers stay
-  unused.  Everything else goes into the *reserve*, a segment made in good time, whose last bytes
-  are kept for the end of the run and the count of what was dropped.
+  unused.  Everything else goes into the *reserve*, a segment made in good time.  Its last bytes,
+  or those of the current segment when there is no reserve, are kept for the end of the run and
+  the count of what was dropped.
 * **A call may be interrupted anywhere** by an exception that a signal handler raises
   (KeyboardInterrupt, a timeout): state changes hands in stretches without a call, between which
   the interpreter lets no handler and no other thread run.
@@ -50,7 +51,7 @@ LARGEST: Final = 4 << 20
 WRITTEN: Final = 1 << 20  # where segments are written, not mapped
 _RETRY: Final = 1_000_000_000  # ns between two tries to make a segment on a full disk
 _POINT: Final = 64  # bytes that the hot path may write without asking
-_LAST: Final = 8 << 10  # bytes of the reserve that are kept for the end of the run
+_LAST: Final = 8 << 10  # bytes that are kept for the end of the run, whatever is full
 
 WRITERS: Final[set[CodeType]] = set()
 """Code that writes into journals: who finds it further down on its own stack must not wait."""
@@ -246,8 +247,9 @@ class Journal:
             if used - last >= CUT:
                 current.cut(used, self.commit >> 32)
                 if self.limit > 0:
-                    self.limit = min(current.base + used + CUT, current.size - _POINT)
-            if self.position + length <= current.size and not self.reserving:
+                    self.limit = min(current.base + used + CUT, current.size - _LAST)
+            end = current.size if self.reserve is not None else current.size - kept
+            if self.position + length <= end and not self.reserving:
                 return True
         return self._turn(length, metric, kept)
 
@@ -281,11 +283,11 @@ class Journal:
         segment = self._next(length, len(table))
         if segment is None:
             current = self.current
-            if not metric and self.reserving and current is not None:
-                if self.position + length + kept <= current.size:
-                    return True
-            elif not metric:
+            if not metric and not self.reserving:
                 segment, reserve, table = self._reserve(), True, b""
+            left = 0 if current is None else current.size - self.position
+            if segment is None and not metric and length + kept <= left:
+                return True
             if segment is None or (reserve and seg.HEADER + length + kept > segment.size):
                 self._drop(metric)
                 return False
@@ -340,7 +342,7 @@ class Journal:
     def _take(self, segment: seg.Segment, note: bytes = b"", reserve: bool = False) -> None:
         """Make ``segment`` the current one, with ``note`` as its first record."""
         old, buffer, words = self.current, segment.buffer, segment.words
-        position, limit = segment.base, min(segment.base + CUT, segment.size - _POINT)
+        position, limit = segment.base, min(segment.base + CUT, segment.size - _LAST)
         if reserve or not segment.mapped:
             limit = -1  # each call asks for room
         commit = 0

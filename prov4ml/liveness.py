@@ -21,7 +21,7 @@ from prov4ml import process, salvage, spool, state, wire
 from prov4ml.eventlog import EventLog
 from prov4ml.leases import Leases
 from prov4ml.publish import Publisher
-from prov4ml.talk import log as talk
+from prov4ml.talk import log
 from prov4ml.witness import VANISHED, Sight, Witness, of_return_code
 
 __all__ = ["Liveness", "Waited", "here"]
@@ -146,8 +146,11 @@ class Liveness:
             elif client.witness.alive():
                 living = living or not ended
             elif self._settled(client, now - self._vanished.setdefault(producer, now)):
-                self._bury(producer, client)
-                told = True
+                try:
+                    self._bury(producer, client)
+                    told = True
+                except OSError as error:  # a full disk: the next look tries it again
+                    log.warning("%s: %s", self._log.directory.parent, error)
         return living, told
 
     def _meet(self) -> None:
@@ -210,7 +213,7 @@ class Liveness:
         for producer, found in taken.damaged.items():
             self.damaged[producer] = found.claimed
             for _, text in found.damaged:
-                talk.warning("%s: %s", self._log.directory.parent.name, text)
+                log.warning("%s: %s", self._log.directory.parent.name, text)
 
     def _forget(self, producer: bytes) -> None:
         """It is dead and its end is told: of very many children only their ids stay."""

@@ -42,7 +42,7 @@ from prov4ml.model_things import artifacts, parameters, plain, splits
 from prov4ml.model_times import View, view
 from prov4ml.picture import Picture
 from prov4ml.provdm import Attributes, Document, Element, Name, Relation, Statement, Value
-from prov4ml.state import Producer, RunState, clients, run_status
+from prov4ml.state import Producer, RunState, clients, failures, run_status
 
 __all__ = ["document", "statements"]
 
@@ -199,7 +199,7 @@ def _run(seen: View) -> Iterator[Statement]:
     facts += ending(run_status(state))
     known = [account(state, p) for p in seen.clients]
     facts += accounts(sum(column) for column in zip(*known, strict=True))
-    facts += [("p4:sinkFailure", f"{sink}: {error}") for sink, error in sorted(state.failures)]
+    facts += [("p4:sinkFailure", f"{f.sink}: {f.error}") for f in failures(state)]
     facts += _tags(seen)
     yield Element("activity", names.run, tuple(facts), run.start, run.end)
 

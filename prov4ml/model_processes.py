@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+import msgspec
+from msgspec import structs
+
 from prov4ml import events as ev
 from prov4ml.model_names import alike
 from prov4ml.model_times import View
-from prov4ml.provdm import Attributes, Element, Name, Relation, Statement, Value
+from prov4ml.provdm import Attributes, Element, Name, Relation, Statement, Time, Value
 from prov4ml.state import End, Path, Producer, RunState, attempt_status, ended, sent
 
 __all__ = [
@@ -128,43 +131,62 @@ def processes(seen: View) -> Iterator[Statement]:
         yield from _gaps(seen, p, id, reasons.get(p.id, ()))
 
 
+class _Cause(msgspec.Struct, frozen=True):
+    """Why some events are missing: told by the producer itself, or by a collector."""
+
+    first: int
+    count: int
+    reason: str = "not received"
+    points: int | None = None  # of them points of metrics, or their series
+    since: int | None = None  # when the first of them was lost
+    until: int | None = None  # when that was over
+
+
 def _gaps(
     seen: View, p: Producer, process: str, told: list[ev.Gap] | tuple[()]
 ) -> Iterator[Statement]:
     """Each stretch of events that the process made and nobody has, with what is known of why."""
-    causes = [(g.first, g.count, g.reason) for g in told]
-    causes += [(d.first, d.count, d.reason) for d in p.dropped]
-    causes.sort()
+    causes = [_Cause(g.first, g.count, g.reason) for g in told]
+    causes += [
+        _Cause(d.first, d.count, d.reason, d.points, d.since, d.time if d.since else None)
+        for d in p.dropped
+    ]
+    causes.sort(key=lambda c: (c.first, c.count, c.reason))
     tail = sent(seen.state, p) - p.next
     for first, count in [*p.missing, *([(p.next, tail)] if tail > 0 else [])]:
-        for start, end, reason in _explained(first, first + count, causes):
-            id = f"{process}/gap/{start}"
-            lost = end - start
-            facts: Attributes = (
+        for gap in _explained(first, first + count, causes):
+            id, lost = f"{process}/gap/{gap.first}", gap.count
+            facts: list[Pair] = [
                 *types("p4:Gap"),
                 ("prov:label", f"{lost} event{'s' if lost > 1 else ''} lost"),
-                ("p4:first", start),
+                ("p4:first", gap.first),
                 ("p4:count", lost),
-                ("p4:reason", reason),
-            )
-            yield Element("entity", id, facts)
-            yield Relation("wasGeneratedBy", (id, process))
+                ("p4:reason", gap.reason),
+            ]
+            if gap.points is not None:
+                facts.append(("p4:points", gap.points))
+            since = None if gap.since is None else seen.times.at(p, gap.since)
+            if since is not None and gap.until is not None:
+                facts.append(("p4:since", Time(since)))
+                facts.append(("p4:until", Time(seen.times.at(p, gap.until))))
+            yield Element("entity", id, tuple(facts))
+            yield Relation("wasGeneratedBy", (id, process), (), since)
 
 
-def _explained(
-    first: int, end: int, causes: list[tuple[int, int, str]]
-) -> Iterator[tuple[int, int, str]]:
+def _explained(first: int, end: int, causes: list[_Cause]) -> Iterator[_Cause]:
     """The stretch cut where its reasons change; no event stands in two pieces."""
     at = first
-    for start, count, reason in causes:
-        low, high = max(at, start), min(end, start + count)
+    for cause in causes:
+        low, high = max(at, cause.first), min(end, cause.first + cause.count)
         if low < high:
             if at < low:
-                yield at, low, "not received"
-            yield low, high, reason
+                yield _Cause(at, low - at)
+            whole = high - low == cause.count  # else nobody knows what is in this part
+            points = cause.points if whole else None
+            yield structs.replace(cause, first=low, count=high - low, points=points)
             at = high
     if at < end:
-        yield at, end, "not received"
+        yield _Cause(at, end - at)
 
 
 def strangers(seen: View) -> Iterator[Statement]:

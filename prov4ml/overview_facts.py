@@ -206,4 +206,6 @@ class Facts:
     def trouble(self, p: Producer, a: ev.Artifact) -> str:
         """Why the bytes of an occurrence are not there."""
         stored = self.state.stored.get((p.id, a.n))
-        return (stored.error or "") if stored and stored.sha256 is None else ""
+        if stored is None:
+            return str(a.attributes.get("notStored", ""))
+        return (stored.error or "") if stored.sha256 is None else ""

@@ -70,11 +70,12 @@ def keep_param(
 
     data = text.encode()
     n = to.number()
-    handed = to.guarded(
-        lambda: handover.hand_over_bytes(data, to.incoming, to.file(n), "text/plain")
+    handed = to.hand_over(
+        f"the value of {name}",
+        n,
+        lambda incoming, file: handover.hand_over_bytes(data, incoming, file, "text/plain"),
     )
-    if handed is not None:
-        to.occurrence(n, "parameter", name, handed)
+    to.occurrence(n, "parameter", name, handed)
     digest = hashlib.sha256(data).hexdigest()
     to.append(ev.Param(to.now(), name, datatype, digest, n, at, source, activity))
 

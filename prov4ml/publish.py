@@ -4,18 +4,22 @@ A ``Publisher`` follows one run's log.  What it decides (where bytes were stored
 are sealed, that the run is over) it appends to the log before anybody sees the effect, as a
 producer of its own; so every document is a function of the log.  Order at the end: ranks have
 ended, stream sinks close, outputs are sealed, the run has ended, documents are written.
+
+A disk that is full is no end: whatever raises ``OSError`` here can be called again, and goes on
+where it stood.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
 import shutil
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,12 +35,15 @@ from prov4ml import (
     sink,
     state,
     store,
+    talk,
     wire,
 )
 from prov4ml import events as ev
+from prov4ml.aside import Aside, wait
+from prov4ml.decisions import Decisions
 from prov4ml.errors import UsageError
 from prov4ml.eventlog import EventLog, Frame, Reader
-from prov4ml.feed import Feed
+from prov4ml.feed import Chunks, Feed
 from prov4ml.provdm import iso
 from prov4ml.talk import short
 from prov4ml.version import VERSION
@@ -70,7 +77,7 @@ def fold(directory: Path) -> state.RunState:
     if not (directory / "events").is_dir():
         raise UsageError(f"{directory} has no event log (events/): is it a run directory?")
     found = state.RunState()
-    with closing(Reader(directory / "events")) as reader:
+    with contextlib.closing(Reader(directory / "events")) as reader:
         for frame in reader:
             take(found, frame)
     return standing(found, directory / "events", None, {})
@@ -143,14 +150,14 @@ class Publisher:
         self.state = state.RunState()
         self.closed: wire.Closed | None = None
         self.followed = False  # whether all that the log held when it was opened is folded
-        self._id = os.urandom(16)
-        self._sequence = 0
-        self._lock = threading.Lock()
+        self._decisions = Decisions(log, _opening)
+        self._aside = Aside()
+        self._said: set[str] = set()
         self._reader = Reader(log.directory)
         self._last = False  # nothing stands behind the last RunEnded
         self._cuts: Cuts = {}
         self._keeper = store.Keeper(directory, wake)
-        self._settling: list[tuple[int, Path]] = []  # log frame, copy that it makes needless
+        self._settling: deque[tuple[int, Path]] = deque()  # our sequence, needless copy
         self._feeds: list[Feed] | None = None
         self._written: list[documents.Written] = []
         self._kept: deque[ev.Stored] = deque()  # not said yet
@@ -160,30 +167,20 @@ class Publisher:
         self._complete = False
         self._statuses = ""
         self._closing = False
-        self._over = False  # that the run has ended stands in the log
         self._delivered = salvage.Taken()  # what undelivered/ held; it goes at the end
         self._shown = 0.0
         self._shown_as = ""
         self._took = 0.0
 
-    def _emit(self, event: ev.CollectorEvent) -> int:
-        """Append an event of our own, before the first one who we are; its frame's number.
+    def tell(self, event: ev.CollectorEvent) -> None:
+        """An event of the collector's own, from any thread; never raises ``OSError``."""
+        self._decisions.tell(event)
 
-        From any thread.
-        """
-        with self._lock:
-            events: list[ev.CollectorEvent] = [event]
-            if not self._sequence:
-                here = process.hostname()
-                events.insert(0, ev.CollectorStarted(time.time_ns(), here, os.getpid(), VERSION))
-            batch = wire.array_header(len(events)) + b"".join(map(wire.encode, events))
-            number = self.log.append(self._id, self._sequence, len(events), batch)
-            self._sequence += len(events)
-            return number
-
-    def tell(self, event: ev.RankEnded | ev.LeaseLost | ev.LeaseRegained) -> None:
-        """What somebody else saw of a process; from any thread."""
-        self._emit(event)
+    def _warn(self, text: str) -> None:
+        """Say what went wrong with a sink, once."""
+        if text not in self._said:
+            self._said.add(text)
+            talk.log.warning("%s: %s", self.directory.name, text)
 
     # ------------------------------------------------------------------------- following
 
@@ -202,11 +199,16 @@ class Publisher:
         shown = documents.read_manifest(self.directory)
         if over is None or not self._last or shown.get("closed") != iso(over):
             return False
-        return set(shown["failures"]) <= set(documents.stream_failures(self.state))
+        return not any(_document(f.sink) for f in state.failures(self.state))
 
     def follow(self) -> None:
-        """Fold what is safe in the log, open sinks when the run is known, store bytes."""
+        """Fold what is safe in the log, open sinks when the run is known, store bytes.
+
+        Raises ``OSError`` when the log can take no more of what must be said first.
+        """
         self.read()
+        with contextlib.suppress(OSError):  # a full disk: it waits for the next time
+            self._decisions.catch_up()
         if self._feeds is None:
             started = next(state.ranks(self.state), None)
             if started is None or started.started is None:
@@ -243,18 +245,15 @@ class Publisher:
         self._kept.extend(self._keeper.results(timeout))
         while self._kept:
             kept = self._kept[0]
-            number = self._emit(kept)  # on a full disk it waits for the next time
+            number = self._decisions.put(kept)  # on a full disk it waits for the next time
             self._kept.popleft()
             self._changed = True
             self.state.stored[kept.producer, kept.n] = kept
             if kept.sha256 is not None:
                 copy = store.incoming(self.directory, kept.producer, kept.n)
                 self._settling.append((number, copy))
-        safe = self.log.synced
-        for number, copy in self._settling:
-            if number < safe:
-                copy.unlink(missing_ok=True)
-        self._settling = [item for item in self._settling if item[0] >= safe]
+        while self._settling and self._decisions.safe(self._settling[0][0]):
+            self._settling.popleft()[1].unlink(missing_ok=True)
 
     def _tidy(self) -> None:
         """Remove copies that a collector before us stored and left, and halves of copies.
@@ -283,22 +282,23 @@ class Publisher:
             names, options = _wanted(started.settings)
             options |= {name: dict(own) for name, own in self._options.items()}
             opened = ev.RunOpened(time.time_ns(), started.run, str(self.directory), names, options)
-            self._emit(opened)
-            self.state.opened[self._id] = opened
+            self._decisions.put(opened)
+            self.state.opened[self._decisions.id] = opened
         self._feeds = []
         names, options = state.sinks(self.state)
         for name in names:
             try:
-                if not sink.is_stream(sink.load(name)):
+                if not sink.is_stream(self._aside.call(name, partial(sink.load, name))):
                     continue
             except Exception as error:  # an import may raise anything
                 text = f"{type(error).__name__}: {error}"
-                self._emit(ev.SinkFailed(time.time_ns(), name, text))
+                self._warn(f"sink {name}: {text}")
+                self.tell(ev.SinkFailed(time.time_ns(), name, text))
                 continue
             target = sink.Target(
                 self.directory, started.run, started.experiment, self.state.cursors.get(name, 0)
             )
-            feed = Feed(name, target, options.get(name, {}), self.log, self._emit)
+            feed = Feed(name, target, options.get(name, {}), self.log, self.tell)
             feed.start()
             self._feeds.append(feed)
 
@@ -316,8 +316,8 @@ class Publisher:
         now = time.monotonic()
         shown_as = self._statuses
         since = now - self._shown
-        wait = _CHANGED if shown_as != self._shown_as else _SNAPSHOT
-        if self._shown and since < max(wait, _PATIENCE * self._took):
+        least = _CHANGED if shown_as != self._shown_as else _SNAPSHOT
+        if self._shown and since < max(least, _PATIENCE * self._took):
             return
         if not self._shown:  # at first only the manifest: the run has just begun
             self._shown = now
@@ -327,45 +327,61 @@ class Publisher:
             return
         self._write(now, shown_as)
 
-    def _write(self, now: float, shown_as: str = "", *, closed: bool = False) -> None:
-        shown = standing(self.state, self.log.directory, self._reader.number, self._cuts)
-        self._written = documents.write(shown, self.directory)
-        content = documents.manifest(self.state, self._written, closed=closed)
-        documents.write_manifest(self.directory, content)
+    def _write(self, now: float, shown_as: str = "") -> None:
+        """Raises ``OSError`` when the manifest cannot be written."""
+        self._render()
         self._shown = time.monotonic()
         self._shown_as = shown_as
         self._took = self._shown - now
+        self._write_manifest(closed=False)
+
+    def _render(self) -> None:
+        shown = standing(self.state, self.log.directory, self._reader.number, self._cuts)
+        self._written = documents.write(shown, self.directory, self._aside)
+        for w in self._written:
+            if w.error is not None:
+                self._warn(f"sink {w.sink}: {w.error}")
+
+    def _write_manifest(self, *, closed: bool) -> None:
+        content = documents.manifest(self.state, self._written, closed=closed)
+        documents.write_manifest(self.directory, content)
 
     # ------------------------------------------------------------------------------- end
 
-    def close(self, *, hurry: bool = True) -> wire.Closed:
+    def close(self, final: bool = True, *, hurry: bool = True) -> wire.Closed:
         """Seal the outputs, end the run, write the documents; nothing more comes into the log.
 
-        ``hurry``: a training process waits, so that stream sinks get ``_SINKS`` seconds in all.
-        What fails (a full disk) may be tried again: it goes on where it was.
+        What fails (a full disk) may be tried again: it goes on where it was.  Without ``final``,
+        sinks that find no room because the run directory has none are an ``OSError`` like the
+        others, and the next call tries again; else they have failed.  ``hurry``: a training
+        process waits, so that stream sinks get ``_SINKS`` seconds in all.
         """
         if not self._closing:
             self._delivered = salvage.append_undelivered(self.log, self.directory)
-            self.log.leave_to(self._id)  # or the log would hold what no document says
+            self.log.leave_to(self._decisions.id)  # or it would hold what no document says
             self._closing = True
-        if not self._over:
+        if not self._decisions.ended:
             self.log.sync()
             self._judged = 0.0
             self.follow()
-            self._keeper.hurry()
-            while state.pending(self.state):
-                self._record(1.0)
-            self._finish_feeds(hurry)
+            self._store_all()
+            self._close_feeds(final or sink.has_room(self.directory), hurry)
             numbers = state.attempts(self.state)
-            self._emit(ev.RunEnded(time.time_ns(), numbers[-1] if numbers else 1))
-            self._over = True
-        self.log.sync()
-        self.read()
+            self._decisions.end(ev.RunEnded(time.time_ns(), numbers[-1] if numbers else 1))
+        self._settle()
         self._record()
         self._tidy()
-        self._write(time.monotonic(), closed=True)
+        self._render()
+        starved = [w.sink for w in self._written if w.starved]
+        if starved and not final and not sink.has_room(self.directory):
+            raise OSError(errno.ENOSPC, f"no room for {', '.join(starved)}")
+        if self._tell_documents():
+            self._settle()
+            self._render()
+        self._write_manifest(closed=True)
         self._keeper.stop()
-        self.log.finish()
+        with contextlib.suppress(OSError):  # all of it was synced
+            self.log.finish()
         self._reader.close()
         if not all(s.settings.get("keep_events", True) for s in self._introductions()):
             shutil.rmtree(self.log.directory, ignore_errors=True)
@@ -373,19 +389,56 @@ class Publisher:
         self.closed = self.last_word()
         return self.closed
 
-    def _finish_feeds(self, hurry: bool) -> None:
-        deadline = time.monotonic() + (_SINKS if hurry else _UNHURRIED)
-        for feed in self._feeds or ():
+    def _settle(self) -> None:
+        self._decisions.settle()
+        self.read()
+
+    def _store_all(self) -> None:
+        """Wait for the bytes that are still to be stored.  Raises ``OSError`` without room."""
+        self._keeper.hurry()
+        while state.pending(self.state):
+            self._record(1.0)
+            if self._keeper.starved is not None:
+                raise self._keeper.starved
+
+    def _close_feeds(self, final: bool, hurry: bool) -> None:
+        """A while for all of them, or as long as one gets on; who is later has not finished."""
+        feeds = self._feeds or []
+        for feed in feeds:
             feed.finish()
-        for feed in self._feeds or ():
-            before = -1
-            while not feed.done.wait(max(0.0, deadline - time.monotonic())):
-                if hurry or feed.position == before:
-                    text = "unfinished: too slow at the end of the run; prov4ml replay takes it up"
-                    feed.give_up()
-                    self._emit(ev.SinkFailed(time.time_ns(), feed.name, text))
-                    break
-                before, deadline = feed.position, time.monotonic() + _UNHURRIED
+            if final:
+                feed.stop()
+
+        def over(timeout: float) -> bool:
+            return all(_over(feed, final) or feed.done.wait(timeout) for feed in feeds)
+
+        reached: list[int] = []
+        while not wait(over, _SINKS if hurry else _UNHURRIED) and not hurry:
+            before, reached = reached, [feed.position for feed in feeds]
+            if reached == before:
+                break
+        for feed in feeds:
+            if _over(feed, final):
+                if not feed.done.is_set():
+                    raise OSError(errno.ENOSPC, f"no room for {feed.name}")
+                continue
+            feed.stop()
+            feed.fail("unfinished: too slow at the end of the run; prov4ml replay takes it up")
+
+    def _tell_documents(self) -> bool:
+        """Into the log: what documents failed, and which of those that had are there now."""
+        failures = {(f.sink, f.error) for f in state.failures(self.state)}
+        had = {name for name, _ in failures}
+        told = False
+        for w in self._written:
+            if w.error is not None and (w.sink, w.error) not in failures:
+                self._decisions.put(ev.SinkFailed(time.time_ns(), w.sink, w.error))
+                told = True
+            elif w.error is None and w.sink in had:
+                frame = self._reader.number
+                self._decisions.put(ev.SinkCursor(time.time_ns(), w.sink, frame))
+                told = True
+        return told
 
     def pack(self, stop: Callable[[], bool] = lambda: False) -> None:
         """After the end: tidy up what is delivered, compress the log, let go of it.
@@ -403,6 +456,8 @@ class Publisher:
                 incoming.rmdir()
             self._sweep()
             eventlog.compress(self.log.directory, stop)
+        except OSError as error:  # nothing of it is needed to read the run
+            talk.log.warning("%s is not tidied up: %s", self.directory, error)
         finally:
             self.log.close()
 
@@ -423,7 +478,8 @@ class Publisher:
         """Let go of the log, and of the file that we read it from."""
         self._keeper.stop()
         self._reader.close()
-        self.log.close()
+        with contextlib.suppress(OSError):  # what could not be synced was not acked
+            self.log.close()
 
     def abandon(self) -> None:
         """Let go of a run that is not over: documents as of now, the log closed."""
@@ -434,6 +490,7 @@ class Publisher:
             if self._feeds is not None:
                 self._write(time.monotonic())
         finally:
+            self._decisions.hush()
             self.release()
 
     def last_word(self) -> wire.Closed:
@@ -482,6 +539,24 @@ def _wanted(settings: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, dic
     )
 
 
+def _opening() -> ev.CollectorEvent:
+    """Who we are: said before the first thing that we say."""
+    return ev.CollectorStarted(time.time_ns(), process.hostname(), os.getpid(), VERSION)
+
+
+def _document(name: str) -> bool:
+    """Whether what a sink failed to write can be written again, as far as we can tell."""
+    try:
+        return not sink.is_stream(sink.load(name))
+    except Exception:  # an import may raise anything
+        return False
+
+
+def _over(feed: Feed, final: bool) -> bool:
+    """Whether it has finished, or only waits for room, which is no end unless this is ``final``."""
+    return feed.done.is_set() or (not final and feed.starved is not None)
+
+
 def replay(directory: Path, names: Iterable[str]) -> list[Path]:
     """Write outputs again from the event log; the same bytes for the same log and options.
 
@@ -508,17 +583,20 @@ def _replay_stream(
     kind: sink.SinkType,
     options: dict[str, object],
 ) -> list[Path]:
-    from prov4ml.feed import Chunks
-
     first = next(state.ranks(of), None)
     if first is None or first.started is None:
         return []
     target = sink.Target(directory, first.started.run, first.started.experiment)
     made: sink.StreamSink = kind(target, options)
     chunks = Chunks()
-    with closing(Reader(directory / "events")) as reader:
-        for frame in reader:
-            chunk = chunks.take(frame)
-            if chunk is not None:
-                made.write(chunk)
+    try:
+        with contextlib.closing(Reader(directory / "events")) as reader:
+            for frame in reader:
+                chunk = chunks.take(frame)
+                if chunk is not None:
+                    made.write(chunk)
+    except BaseException:
+        with contextlib.suppress(Exception):  # what went wrong first is what is told
+            made.close()
+        raise
     return [directory / output.path for output in made.close()]

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 
@@ -25,8 +25,6 @@ from prov4ml.talk import log, short
 from prov4ml.wire import MAX_RECORD
 
 __all__ = ["Inside", "NoRecorder", "Recorder", "inside"]
-
-T = TypeVar("T")
 
 _LONG: Final = 4000  # characters of a fact that are kept
 
@@ -223,14 +221,6 @@ class Recorder:
         """After a change of ``parents`` or ``watchers``: metric calls look again."""
         self.metrics[1].clear()
 
-    def guarded(self, hand_over: Callable[[], T]) -> T | None:
-        """The result, or None when the run directory's disk would not take it: training goes on."""
-        try:
-            return hand_over()
-        except OSError as error:
-            log.warning("not kept: %s", error)
-            return None
-
     def hand_over(
         self, what: str, n: int, take: Callable[[Path, str], handover.Handed]
     ) -> handover.Handed:
@@ -328,6 +318,3 @@ class NoRecorder(Recorder):
 
     def append(self, event: ev.ClientEvent) -> None:
         pass
-
-    def guarded(self, hand_over: Callable[[], T]) -> T | None:
-        return None

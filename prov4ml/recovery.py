@@ -6,10 +6,12 @@ all there is stays as it is.  Files go last: who is killed at this begins again.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Container, Iterator
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -17,10 +19,13 @@ from prov4ml import documents, process, salvage, spool, state, wire
 from prov4ml import events as ev
 from prov4ml import segment as seg
 from prov4ml.errors import FormatError, InUse, SinkError, UsageError
-from prov4ml.eventlog import EventLog
+from prov4ml.eventlog import EventLog, Held
 from prov4ml.publish import Publisher, check_kept, fold, last_word
 
 __all__ = ["Orphan", "Recovered", "collect", "orphans", "recover"]
+
+
+_PATIENCE: Final = 5.0  # s in which a log that is being compressed may become free
 
 
 class Orphan(msgspec.Struct, frozen=True):
@@ -125,11 +130,12 @@ def collect(directory: Path, places: list[Path]) -> wire.Closed:
         if who is not None and salvage.lives(who) and producer not in left:
             raise _lives(directory, who.rank, who.pid)
     check_kept(directory)
-    log = EventLog(directory / "events", run)
+    log = _open(directory, run)
     try:
         publisher = Publisher(log, directory)
     except BaseException:
-        log.close()
+        with contextlib.suppress(OSError):
+            log.close()
         raise
     try:
         publisher.read()
@@ -146,7 +152,8 @@ def collect(directory: Path, places: list[Path]) -> wire.Closed:
             closed = publisher.close(hurry=False)
         else:
             closed = publisher.last_word()
-            log.finish()
+            with contextlib.suppress(OSError):
+                log.finish()
         publisher.pack()
     finally:
         publisher.release()
@@ -155,6 +162,18 @@ def collect(directory: Path, places: list[Path]) -> wire.Closed:
     spool.forget(places, run, known - taken.damaged.keys())
     damaged = [f"{text}: left where it is" for f in taken.damaged.values() for _, text in f.damaged]
     return msgspec.structs.replace(closed, failures=(*closed.failures, *damaged))
+
+
+def _open(directory: Path, run: str) -> EventLog:
+    """The event log; one that a collector may be compressing is waited for a while."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return EventLog(directory / "events", run)
+        except Held:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
 
 
 def _living(publisher: Publisher) -> Iterator[state.Producer]:

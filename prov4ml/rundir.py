@@ -264,13 +264,13 @@ def _claim_name(base: Path, experiment: str) -> str:
 def create(path: Path, text: str) -> bool:
     """Create a file with its content, or find that it is there.  A hard link decides."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    beside.write_text(text)
     try:
+        beside.write_text(text)
         os.link(beside, path)
     except FileExistsError:
         return False
     finally:
-        beside.unlink()
+        beside.unlink(missing_ok=True)
     return True
 
 

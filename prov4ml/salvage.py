@@ -6,6 +6,7 @@ process could not wait for a collector).  Files go only when everything in them 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -80,6 +81,7 @@ def append_journals(log: EventLog, places: list[Path], run: str, *, remove: bool
     ``remove``: the files go once the log is synced.
     """
     taken = Taken()
+    taken_back = log.taken_back
     for producer in spool.producers(places, run):
         paths = spool.segments(places, run, producer)
         who = owner(paths)
@@ -97,8 +99,9 @@ def append_journals(log: EventLog, places: list[Path], run: str, *, remove: bool
         taken.files += [path for path, _ in found.views]
         if found.damaged:
             taken.damaged[producer] = found
+    if taken.events or (remove and taken.files):
+        _sync(log, taken_back)
     if remove and taken.files:
-        log.sync()
         _remove(taken.files)
         sweep(places, run)
     return taken
@@ -118,8 +121,9 @@ def undelivered(directory: Path) -> dict[bytes, Found]:
 
 
 def append_undelivered(log: EventLog, directory: Path) -> Taken:
-    """Append what ``undelivered/`` holds and the log lacks; the files stay."""
+    """Append and sync what ``undelivered/`` holds and the log lacks; the files stay."""
     taken = Taken()
+    taken_back = log.taken_back
     for copy in (directory / "undelivered").glob(f"*{seg.NEW}"):
         if _abandoned(copy):  # who made it had no time left
             taken.files += copy.iterdir()
@@ -129,6 +133,8 @@ def append_undelivered(log: EventLog, directory: Path) -> Taken:
         taken.files += [path for path, _ in found.views]
         if found.damaged:
             taken.damaged[producer] = found
+    if taken.events:
+        _sync(log, taken_back)
     return taken
 
 
@@ -203,8 +209,16 @@ def _remove(paths: list[Path]) -> None:
                 break
 
 
+def _sync(log: EventLog, taken_back: int) -> None:
+    """Raises ``OSError`` when another sync has failed meanwhile: then some of it is gone again."""
+    log.sync()
+    if log.taken_back != taken_back:
+        raise OSError(errno.EIO, "what was appended could not be synced")
+
+
 def _append(log: EventLog, producer: bytes, views: list[seg.View]) -> int:
     appended = 0
+    reached = log.next.get(producer, 0)
     for view in sorted(views, key=lambda v: (v.first, v.count)):
         if view.first + view.count <= log.next.get(producer, 0):
             continue
@@ -220,6 +234,8 @@ def _append(log: EventLog, producer: bytes, views: list[seg.View]) -> int:
             batch = wire.array_header(count) + view.records[start[0] : here[0]]
             start = here
             expected = log.next.get(producer, 0)
+            if expected < reached:
+                raise OSError(errno.EIO, "what came before could not be synced")
             if count <= 0 or first + count <= expected:
                 continue
             if first < expected:
@@ -228,6 +244,7 @@ def _append(log: EventLog, producer: bytes, views: list[seg.View]) -> int:
                     first + count - expected,
                     expected,
                 )
-            log.append(producer, first, count, batch)
+            log.append(producer, first, count, batch, after=expected)
+            reached = first + count
             appended += count
     return appended

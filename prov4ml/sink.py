@@ -8,6 +8,7 @@ SHOULD, ``prov4ml.testing.check_sink`` its executable form.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeAlias, run
 
 import msgspec
 
-from prov4ml.errors import UsageError
+from prov4ml.errors import UsageError, no_room
 from prov4ml.events import Event
 from prov4ml.provdm import Document
 
@@ -35,6 +36,7 @@ __all__ = [
     "Target",
     "available",
     "check_options",
+    "has_room",
     "is_stream",
     "load",
     "summary",
@@ -42,6 +44,7 @@ __all__ = [
 ]
 
 GROUP: Final = "prov4ml.sinks"
+_ROOM: Final = 1 << 20  # bytes that a disk takes unless it is full
 
 
 class SeriesKey(msgspec.Struct, frozen=True):
@@ -194,3 +197,16 @@ def write_atomically(path: Path, parts: Iterable[bytes]) -> int:
         beside.unlink(missing_ok=True)
         raise
     return size
+
+
+def has_room(directory: Path) -> bool:
+    """Whether the disk takes anything at all; what a quota says is known by trying only."""
+    probe = directory / f".room.{os.getpid()}.tmp"
+    try:
+        probe.write_bytes(bytes(_ROOM))
+    except OSError as error:
+        return not no_room(error)
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return True

@@ -52,6 +52,7 @@ __all__ = [
     "complete",
     "define",
     "ended",
+    "failures",
     "family",
     "pending",
     "ranks",
@@ -199,7 +200,8 @@ class RunState(msgspec.Struct):
     offsets: dict[bytes, int] = msgspec.field(default_factory=dict)
     measured: dict[bytes, ev.ClockOffset] = msgspec.field(default_factory=dict)  # the latest ones
     run_ended: dict[int, ev.RunEnded] = msgspec.field(default_factory=dict)  # by attempt
-    cursors: dict[str, int] = msgspec.field(default_factory=dict)  # log frame, by stream sink
+    cursors: dict[str, int] = msgspec.field(default_factory=dict)  # log frame, by sink
+    got_on: dict[str, int] = msgspec.field(default_factory=dict)  # last time of a cursor, by sink
     leases: dict[bytes, ev.LeaseLost] = msgspec.field(default_factory=dict)  # the last one lost
     regained: dict[bytes, int] = msgspec.field(default_factory=dict)  # producer: last heard again
     cuts: dict[bytes, Cut] = msgspec.field(default_factory=dict)
@@ -443,6 +445,9 @@ def _clock_stepped(state: RunState, p: Producer, e: ev.ClockStepped) -> None:
 
 def _dropped(state: RunState, p: Producer, e: ev.Dropped) -> None:
     p.dropped.append(e)
+    _seen(p, e.time)
+    if e.since is not None:
+        _seen(p, e.since)
 
 
 def _epoch_started(state: RunState, p: Producer, e: ev.EpochStarted) -> None:
@@ -535,7 +540,7 @@ def _clock_offset(state: RunState, p: Producer, e: ev.ClockOffset) -> None:
 
 def _sink_failed(state: RunState, p: Producer, e: ev.SinkFailed) -> None:
     old = state.failures.get((e.sink, e.error))
-    if old is None or e.time < old.time:
+    if old is None or e.time > old.time:
         state.failures[(e.sink, e.error)] = e
 
 
@@ -563,6 +568,7 @@ def _run_ended(state: RunState, p: Producer, e: ev.RunEnded) -> None:
 
 def _sink_cursor(state: RunState, p: Producer, e: ev.SinkCursor) -> None:
     state.cursors[e.sink] = max(e.frame, state.cursors.get(e.sink, 0))
+    state.got_on[e.sink] = max(e.time, state.got_on.get(e.sink, e.time))
 
 
 def _nothing(state: RunState, p: Producer, e: ev.Event) -> None:
@@ -829,6 +835,12 @@ def pending(state: RunState) -> list[tuple[Producer, ev.Artifact]]:
         if (a.incoming is not None or (a.size is not None and a.location is not None))
         and (p.id, a.n) not in state.stored
     ]
+
+
+def failures(state: RunState) -> list[ev.SinkFailed]:
+    """What sinks could not do, as far as none of them has got on since."""
+    found = sorted(state.failures.items())
+    return [f for _, f in found if f.time >= state.got_on.get(f.sink, f.time)]
 
 
 def sinks(state: RunState) -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:

@@ -14,25 +14,34 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from prov4ml import hashing, process
+from prov4ml.errors import no_room
 from prov4ml.events import Artifact, Stored
 from prov4ml.state import Producer
 
 __all__ = ["Keeper", "incoming", "keep"]
 
+_AGAIN: Final = 1.0  # s between two tries on a full disk
+
 
 class Keeper:
-    """The thread that stores the bytes of one run.  ``wake`` is called when there are results."""
+    """The thread that stores the bytes of one run.  ``wake`` is called when there are results.
+
+    ``starved``: why it waits, as long as the disk has no room.
+    """
 
     def __init__(self, directory: Path, wake: Callable[[], None]) -> None:
         self.directory = directory
+        self.starved: OSError | None = None
         self._wake = wake
         self._taken: set[tuple[bytes, int]] = set()
         self._todo: queue.SimpleQueue[tuple[Producer, Artifact] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Stored] = queue.SimpleQueue()
         self._pace = hashing.Pace()
+        self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
     def take(self, producer: Producer, artifact: Artifact) -> None:
@@ -62,6 +71,7 @@ class Keeper:
     def stop(self) -> None:
         """Let go of what is not done, and wait until nothing of it is left behind."""
         self._pace.stop = True
+        self._stopped.set()
         if self._thread is not None:
             self._todo.put(None)
             self._thread.join(5.0)
@@ -70,7 +80,7 @@ class Keeper:
         while (task := self._todo.get()) is not None and not self._pace.stop:
             producer, artifact = task
             try:
-                kept = keep(self.directory, producer, artifact, self._pace)
+                kept = self._keep(producer, artifact)
             except hashing.Stopped:
                 return
             except Exception as error:  # the others go on
@@ -79,6 +89,19 @@ class Keeper:
             self._done.put(kept)
             self._wake()
 
+    def _keep(self, producer: Producer, artifact: Artifact) -> Stored:
+        """Store it, as soon as there is room."""
+        while True:
+            try:
+                kept = keep(self.directory, producer, artifact, self._pace)
+            except OSError as error:
+                self.starved = error
+                if self._stopped.wait(_AGAIN):
+                    raise hashing.Stopped from None
+            else:
+                self.starved = None
+                return kept
+
 
 def incoming(directory: Path, producer: bytes, n: int) -> Path:
     """Where an occurrence's copy lies until it is stored."""
@@ -86,10 +109,10 @@ def incoming(directory: Path, producer: bytes, n: int) -> Path:
 
 
 def keep(directory: Path, producer: Producer, artifact: Artifact, pace: hashing.Pace) -> Stored:
-    """Store what was handed over, or hash what was only referred to; never raises ``OSError``.
+    """Store what was handed over, or hash what was only referred to.
 
     The name of the copy came over the wire: only the one that belongs to the occurrence counts.
-    Raises ``hashing.Stopped``.
+    Raises ``hashing.Stopped``; ``OSError`` when there is no room, and can be called again.
     """
 
     def failed(reason: str) -> Stored:
@@ -110,6 +133,8 @@ def keep(directory: Path, producer: Producer, artifact: Artifact, pace: hashing.
         path = place.relative_to(directory).as_posix()
         return Stored(time.time_ns(), producer.id, artifact.n, sha256, size, path)
     except OSError as error:
+        if no_room(error):
+            raise
         return failed(error.strerror or str(error))
     except (ValueError, UnicodeError) as error:  # a path that came over the wire
         return failed(str(error))
@@ -121,7 +146,9 @@ def _put(copy: Path, place: Path) -> None:
         os.link(copy, place, follow_symlinks=False)
     except FileExistsError:
         pass
-    except OSError:
+    except OSError as error:
+        if no_room(error):
+            raise
         beside = place.with_name(f".{place.name}.{os.getpid()}.tmp")
         try:
             shutil.copyfile(copy, beside)

@@ -19,7 +19,10 @@ from prov4ml.errors import UsageError
 __all__ = ["MAX_MESSAGE", "Client", "Server"]
 
 MAX_MESSAGE: Final = (1 << 20) + 4096
-"""Bigger messages are refused by the socket itself."""
+"""A message has at most this many bytes."""
+
+_REFUSED: Final = 2 * MAX_MESSAGE
+"""A part that is bigger ends its connection, unread.  Between the two the collector can say so."""
 
 _CONNECT: Final = 5_000  # ms for a connection, and again for the greeting of ZeroMQ
 _QUIET: Final = 10  # s after which the kernel asks whether the other end of a connection is there
@@ -34,7 +37,7 @@ class _Socket:
         self._socket = self._context.socket(kind)
         self._socket.linger = 0
         self._socket.set_hwm(_QUEUE)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, _REFUSED)
         # Not the heartbeats of ZeroMQ: libzmq 4.3.5 aborts the process at the next one when a peer
         # went away while the queue from it was full (stream_engine_base.cpp, !_io_error).
         self._socket.setsockopt(zmq.TCP_KEEPALIVE, 1)

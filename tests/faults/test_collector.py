@@ -417,14 +417,14 @@ def test_killed_between_storing_and_saying_so(
     log.append(RANK, 0, 2, msgspec.msgpack.encode([made.started(), artifact]))
     log.sync()
     first = Publisher(log, directory)
-    emit = first._emit
+    put = first._decisions.put
 
     def killed(event: ev.CollectorEvent) -> int:
         if isinstance(event, ev.Stored):
             raise KeyboardInterrupt
-        return emit(event)
+        return put(event)
 
-    monkeypatch.setattr(first, "_emit", killed)
+    monkeypatch.setattr(first._decisions, "put", killed)
     deadline = time.monotonic() + 30.0
 
     def live() -> None:

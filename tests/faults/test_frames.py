@@ -275,6 +275,26 @@ def test_oversize(isolated: Isolated, launch: Callable[..., Any]) -> None:
     assert collector.figures()[0] - rest < 20e6
 
 
+def test_oversize_batch(isolated: Isolated, launch: Callable[..., Any]) -> None:
+    """A batch that is a little too big is named with its size, and counted to the end."""
+    collector = launch()
+    folder = isolated.folder / "run"
+    folder.mkdir()
+    said = hello(folder)
+    with peer(collector.address) as other:
+        other.say(wire.encode(said))
+        assert other.hear() == wire.Welcome(said.producer, 0)
+        head = wire.encode(wire.Batch(wire.PROTOCOL, said.run, said.producer, 0, 1))
+        for size in (wire.MAX_BATCH + 1, 2_000_000, wire.MAX_BATCH + 1):
+            other.say(head, bytes(size))
+        other.say(wire.encode(said))
+        assert other.hear() == wire.Welcome(said.producer, 0)
+    isolated.wait(lambda: "2,000,000 bytes" in collector.said(), "it is told")
+    assert "1,048,577 bytes; it has at most 1,048,576" in collector.said()
+    assert collector.stop() == 0
+    assert "3 malformed messages were dropped in all" in collector.said()
+
+
 def test_many_parts(isolated: Isolated, launch: Callable[..., Any]) -> None:
     """A message of many small parts is dropped whole, and its memory given back."""
     collector = launch()

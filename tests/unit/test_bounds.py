@@ -157,7 +157,7 @@ def test_starts_of_a_collector_are_bounded(
     started: list[float] = []
     monkeypatch.setattr(sender, "time", clock)
     monkeypatch.setattr(sender.service, "served", lambda *_: False)
-    monkeypatch.setattr(sender.service, "spawn", lambda *_: started.append(clock.now))
+    monkeypatch.setattr(sender.service, "spawn", lambda *_: started.append(clock.now) is None)
     monkeypatch.setattr(sender.log, "propagate", True)
     journal = _journal(tmp_path)
     wanted: Any = SimpleNamespace(address="ipc:///nowhere", log=tmp_path / "collector.log")

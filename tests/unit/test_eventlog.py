@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from contextlib import closing
@@ -462,3 +463,96 @@ def test_who_writes_is_named(tmp_path: Path) -> None:
         EventLog(tmp_path, RUN)
     log.close()
     EventLog(tmp_path, RUN).close()
+
+
+def _full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_turn_that_finds_no_room_is_made_later(
+    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next file that cannot be begun leaves nothing in the way, and takes the next frame."""
+    log = EventLog(tmp_path, RUN)
+    written = 0
+    while log._size <= eventlog.SEGMENT:
+        _write(log, range(written, written + 1))
+        written += 1
+    with monkeypatch.context() as patch:
+        patch.setattr(eventlog, "_write", _full)
+        for _ in range(3):
+            with pytest.raises(OSError, match="No space"):
+                log.append(P, 99, 1, b"x")
+        assert len(_files(tmp_path)) == 1
+        assert log.sync() == written
+    _write(log, range(written, written + 5))
+    log.close()
+    _right(_frames(tmp_path), range(written + 5))
+    assert len(_files(tmp_path)) == 2
+
+
+def test_what_a_failed_sync_left_in_doubt_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames since the last sync go, with their sequences; those before it stay."""
+    log = EventLog(tmp_path, RUN)
+    _write(log, range(4))
+    log.sync()
+    _write(log, range(4, 7))
+    log.append(b"n" * 16, 0, 1, b"somebody new")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", _full)
+        with pytest.raises(OSError, match="No space"):
+            log.sync()
+    assert (log.frames, log.synced, log.taken_back) == (4, 4, 1)
+    assert log.next == {P: 2, Q: 2}
+    _right(_frames(tmp_path), range(4))
+    _write(log, range(4, 6))
+    assert log.sync() == 6
+    log.close()
+    _right(_frames(tmp_path), range(6))
+
+
+def test_frames_that_were_taken_back_leave_no_hole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who goes on behind them without knowing is refused; what is safe can be asked."""
+    log = EventLog(tmp_path, RUN)
+    log.append(P, 0, 2, b"safe", after=0)
+    log.sync()
+    log.append(P, 2, 2, b"in doubt", after=2)
+    assert (log.next[P], log.safe(P), log.safe(Q)) == (4, 2, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", _full)
+        with pytest.raises(OSError, match="No space"):
+            log.sync()
+    with pytest.raises(OSError, match="could not be synced"):
+        log.append(P, 4, 1, b"behind", after=4)
+    log.append(P, 2, 2, b"again", after=2)
+    log.sync()
+    assert log.safe(P) == 4
+    log.close()
+    assert [f.batch for f in _frames(tmp_path)] == [b"safe", b"again"]
+
+
+@pytest.mark.parametrize("why", ["full", "stopped"])
+def test_a_log_that_cannot_be_compressed_stays_as_it_was(
+    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """On a full disk, or when somebody wants to go on: no frame is gone, no half file left."""
+    log = EventLog(tmp_path, RUN)
+    _write(log, range(30))
+    log.close()
+    before = _files(tmp_path)
+    if why == "full":
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", _full)
+            with pytest.raises(OSError, match="No space"):
+                compress(tmp_path)
+    else:
+        compress(tmp_path, lambda: True)
+    assert _files(tmp_path) == before
+    _right(_frames(tmp_path), range(30))
+    compress(tmp_path)
+    assert all(path.suffix == ".gz" for path in _files(tmp_path))
+    _right(_frames(tmp_path), range(30))

@@ -28,7 +28,7 @@ from prov4ml.provdm import (
     iso,
     namespace,
 )
-from prov4ml.state import RunState, apply
+from prov4ml.state import RunState, apply, pending
 from prov4ml.testing.constraints import violations
 
 RUN = "0190b6f2-7c1e-7000-8000-2f1d5c3a9e01"
@@ -333,6 +333,57 @@ def test_ranks_have_their_accounts_and_their_losses_are_entities(told: Told) -> 
     assert told.one("used", f"{R}attempt/1/rank/1").arguments[1] == f"{R}host/node02"
 
 
+def test_a_gap_says_what_was_dropped_and_when() -> None:
+    """How many of them were points, from when to when, and why; on the collector's clock."""
+    dropped = ev.Dropped(T0 + 9 * S, 3, 10, "no room in the spool", 8, T0 + 5 * S)
+    state = fold(p1=[started(), ev.SeriesDefined(0, "loss"), ev.Point(0, T0 + 2 * S, 1.0)])
+    apply(state, producer(1), 13, [dropped, ev.Ended(T0 + 20 * S, "finished")])
+    apply(state, producer(9), 0, [ev.ClockOffset(T0, producer(1), S)])
+    told = Told(state)
+    (gap,) = told.typed("p4:Gap")
+    assert (told[gap]["p4:first"], told[gap]["p4:count"]) == (3, 10)
+    assert (told[gap]["p4:points"], told[gap]["p4:reason"]) == (8, "no room in the spool")
+    assert told[gap]["p4:since"] == Time(T0 + 6 * S)
+    assert told[gap]["p4:until"] == Time(T0 + 10 * S)
+    assert told.one("wasGeneratedBy", gap).time == T0 + 6 * S
+    assert violations(told.document) == []
+
+
+def test_a_part_of_what_was_dropped_may_have_come_after_all() -> None:
+    """Then nobody knows how many of the rest were points."""
+    dropped = ev.Dropped(T0 + 9 * S, 1, 10, "full", 8, T0 + 5 * S)
+    state = fold(p1=[started()])
+    apply(state, producer(1), 6, [ev.Tag(T0 + 8 * S, "a", "b")])
+    apply(state, producer(1), 11, [dropped])
+    told = Told(state)
+    gaps = [told[id] for id in told.typed("p4:Gap")]
+    assert [(g["p4:first"], g["p4:count"]) for g in gaps] == [(1, 5), (7, 4)]
+    assert not any("p4:points" in g for g in gaps)
+
+
+def test_a_failure_that_was_made_good_is_none() -> None:
+    """A sink that got on after it has not failed; one that then fails again has."""
+    failed = ev.SinkFailed(T0 + 3 * S, "parquet", "OSError: full")
+    got_on = ev.SinkCursor(T0 + 4 * S, "parquet", 7)
+    again = ev.SinkFailed(T0 + 5 * S, "parquet", "OSError: full")
+    said = {
+        name: Told(fold(p1=[started()], p2=events))[f"{R}run"].get("p4:sinkFailure")
+        for name, events in {
+            "failed": [failed],
+            "made good": [failed, got_on],
+            "failed again": [failed, got_on, again],
+            "of another": [failed, ev.SinkCursor(T0 + 4 * S, "lines", 7)],
+        }.items()
+    }
+    text = "parquet: OSError: full"
+    assert said == {
+        "failed": text,
+        "made good": None,
+        "failed again": text,
+        "of another": text,
+    }
+
+
 def test_what_is_running_has_no_end() -> None:
     """Run, attempt, rank and contexts of an open run have a start and no end."""
     told = Told(fold(p1=[started(), ev.ContextStarted(T0 + 2 * S, TRAIN)]))
@@ -550,6 +601,18 @@ def test_versions_of_one_moment_revise_the_nearest_that_is_older() -> None:
     }
     assert pairs == {(3, 2), (5, 4)}
     assert violations(told.document) == []
+
+
+def test_what_a_full_disk_did_not_take_says_why() -> None:
+    """Nobody is waited for to store it."""
+    told = {"notStored": "full"}
+    artifact = ev.Artifact(T0 + 2 * S, 1, "artifact", "plot.png", "/x/plot.png", attributes=told)
+    state = fold(p1=[started(), artifact])
+    assert pending(state) == []
+    seen = Told(state)
+    (id,) = seen.typed("p4:Artifact")
+    assert seen[id]["p4:notStored"] == "full"
+    assert "p4:size" not in seen[id]
 
 
 def test_what_could_not_be_stored_says_why() -> None:

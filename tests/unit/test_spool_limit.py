@@ -216,6 +216,53 @@ def test_a_full_disk_leaves_the_reserve(tmp_path: Path, monkeypatch: pytest.Monk
     journal.close(remove=True)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_the_end_is_kept_when_there_is_no_reserve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """No file can be made at all: the last bytes of the only one hold the count and the end."""
+    journal = Journal(_who(), [tmp_path], None, mode)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    journal.prepare()
+    log = hot.metric_logger(journal, hot.Clock())
+    tags = points = 0
+    while journal.lost < 1000:
+        log("loss", 0.5, step=points)
+        journal.append(_tag("x" * (points % 50)))
+        points += 1
+        tags += 1
+        journal.prepare()
+    lost = journal.lost
+    assert journal.reserve is None
+    journal.end(_tag("last"))
+    events = list(_held(journal).values())
+    assert events[-1] == ev.Tag(1, "key", "last")
+    assert isinstance(events[-2], ev.Dropped)
+    assert events[-2].count == lost
+    assert len(events) - 3 + lost == tags + points  # and the series
+    assert journal.sent == len(events) + lost
+    journal.close(remove=True)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_segment_is_used_to_its_end_when_there_is_a_reserve(tmp_path: Path, mode: str) -> None:
+    """Nothing is kept back in it."""
+    journal = Journal(_who(), [tmp_path], None, mode)
+    journal.prepare()
+    log = hot.metric_logger(journal, hot.Clock())
+    step = 0
+    while not journal.sealed:
+        log("loss", 0.5, step=step)
+        step += 1
+    (first,) = journal.sealed
+    assert first.size - first.base - (first.commit & seg.MASK) < 64
+    journal.close(remove=True)
+
+
 # ------------------------------------------------------------------------------- written
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import time
@@ -187,3 +188,55 @@ def test_a_hash_that_nobody_waits_for_stops(run: Path) -> None:
     pace.stop = False
     with hashing.opened(path) as file:
         assert hashing.sha256(file, pace, ours=True)[1] == 5 << 20
+
+
+def _full(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_no_room_is_no_answer(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is tried again; nothing is copied in vain."""
+    artifact = handed(run, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", _full)
+        with pytest.raises(OSError, match="No space"):
+            kept(run, artifact)
+    assert store.incoming(run, PRODUCER.id, 1).exists()
+    assert kept(run, artifact).sha256 is not None
+
+
+def test_the_keeper_waits_for_room(
+    run: Path, keeper: store.Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so meanwhile; then what it waited with is stored, and the next."""
+    monkeypatch.setattr(store, "_AGAIN", 0.01)
+    deadline = time.monotonic() + 30
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", _full)
+        for n in (1, 2):
+            keeper.take(PRODUCER, handed(run, n, b"%d" % n))
+        while keeper.starved is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert keeper.starved is not None
+        assert list(keeper.results(0.05)) == []
+    found: list[ev.Stored] = []
+    while len(found) < 2 and time.monotonic() < deadline:
+        found += keeper.results(1.0)
+    assert [(each.n, each.sha256 is not None) for each in found] == [(1, True), (2, True)]
+    assert keeper.starved is None
+
+
+def test_a_keeper_that_waits_for_room_can_be_stopped(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once; what it waited with is nobody's answer."""
+    monkeypatch.setattr(os, "link", _full)
+    keeper = store.Keeper(run, lambda: None)
+    keeper.take(PRODUCER, handed(run, 1))
+    deadline = time.monotonic() + 30
+    while keeper.starved is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    keeper.stop()
+    assert keeper._thread is not None
+    assert not keeper._thread.is_alive()
+    assert list(keeper.results(0.01)) == []

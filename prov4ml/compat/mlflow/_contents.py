@@ -26,11 +26,9 @@ def keep(to: ActiveRun, artifact_file: str, data: bytes, step: int | None = None
     at = hot.current_path(None)
     kind = handover.media_type(name)
     n = recorder.number()
-    handed = recorder.guarded(
-        lambda: handover.hand_over_bytes(data, recorder.incoming, recorder.file(n), kind)
+    handed = recorder.hand_over(
+        name, n, lambda incoming, file: handover.hand_over_bytes(data, incoming, file, kind)
     )
-    if handed is None:
-        handed = handover.Handed("", len(data), None, kind)
     recorder.occurrence(n, "artifact", name, handed, at=at, step=step, use="generated")
 
 
