@@ -199,7 +199,7 @@ class Publisher:
         shown = documents.read_manifest(self.directory)
         if over is None or not self._last or shown.get("closed") != iso(over):
             return False
-        return not any(_document(f.sink) for f in state.failures(self.state))
+        return not state.failures(self.state)  # what failed is tried again
 
     def follow(self) -> None:
         """Fold what is safe in the log, open sinks when the run is known, store bytes.
@@ -542,14 +542,6 @@ def _wanted(settings: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, dic
 def _opening() -> ev.CollectorEvent:
     """Who we are: said before the first thing that we say."""
     return ev.CollectorStarted(time.time_ns(), process.hostname(), os.getpid(), VERSION)
-
-
-def _document(name: str) -> bool:
-    """Whether what a sink failed to write can be written again, as far as we can tell."""
-    try:
-        return not sink.is_stream(sink.load(name))
-    except Exception:  # an import may raise anything
-        return False
 
 
 def _over(feed: Feed, final: bool) -> bool:

@@ -318,6 +318,7 @@ class Slow:
     def render(self, document):
         while not os.path.exists("GATE"):
             time.sleep(0.02)
+            yield b""  # a sign of life: slow, not dead
         yield b"at last"
 """
 

@@ -189,13 +189,13 @@ def test_answers_come_after_the_sync(stand: Stand, monkeypatch: pytest.MonkeyPat
 
 def test_batches_behind_the_end_of_a_run(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a child says while the run is closed opens it again: acked is what documents know."""
-    writes = Publisher._write
+    writes = Publisher._write_manifest
 
     def slowly(self: Publisher, *arguments: Any, **named: Any) -> None:
         writes(self, *arguments, **named)
         time.sleep(0.05)  # what comes now is behind the documents
 
-    monkeypatch.setattr(Publisher, "_write", slowly)
+    monkeypatch.setattr(Publisher, "_write_manifest", slowly)
     stand.say(stand.hello(), stand.hello(CHILD))
     stand.batch(0, stand.started(), _tag(1))
     stand.batch(0, stand.started(parent=RANK), producer=CHILD)
@@ -292,7 +292,7 @@ def test_no_room_to_open_a_run(stand: Stand, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_full_disk_at_the_end(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     """Documents that cannot be written are tried again, and the log does not grow by it."""
-    writes = Publisher._write
+    writes = Publisher._write_manifest
     tried: list[int] = []
 
     def full(self: Publisher, *arguments: Any, **named: Any) -> None:
@@ -301,7 +301,7 @@ def test_full_disk_at_the_end(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> 
             raise OSError(28, "No space left on device")
         writes(self, *arguments, **named)
 
-    monkeypatch.setattr(Publisher, "_write", full)
+    monkeypatch.setattr(Publisher, "_write_manifest", full)
     monkeypatch.setattr(collector.time, "sleep", lambda _: None)
     stand.say(stand.hello())
     stand.batch(0, stand.started(), ev.Ended(START + 9, "finished"))

@@ -145,7 +145,7 @@ def test_killed_collectors(
         return found[0] if found else None
 
     for _ in range(kills):
-        isolated.wait(another, "a collector is there again", 30.0)
+        isolated.wait(another, "a collector is there again", 120.0)
         pause(chance.random() * 2.0)
         victim = another()
         if victim is not None:
