@@ -26,7 +26,7 @@ from typing import Final
 import msgspec
 
 from prov4ml import events as ev
-from prov4ml import process, salvage, spool, state, wire
+from prov4ml import participants, process, salvage, spool, wire
 from prov4ml.errors import FormatError, UsageError, WireError
 from prov4ml.eventlog import EventLog, Held
 from prov4ml.leases import LEASE, Leases
@@ -563,7 +563,7 @@ class Collector:
                 if not run.waiting:  # else a client says it
                     self.untold.append((run.directory, last))
                     del self.untold[:-_REMEMBERED]
-                over = {p.id for p in state.clients(run.publisher.state)}
+                over = {p.id for p in participants.clients(run.publisher.state)}
                 spool.forget(spool.roots(os.environ), run.id, over - run.liveness.damaged.keys())
                 self._packing = [r for r in self._packing if r.packing] + [run]
                 self._forget(run)

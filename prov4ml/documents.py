@@ -10,11 +10,13 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
+from prov4ml import delivery, ends, model, overview, participants, sink
 from prov4ml import events as ev
-from prov4ml import model, overview, sink, state
 from prov4ml.aside import Aside, Signs
 from prov4ml.errors import no_room
+from prov4ml.producer import Producer
 from prov4ml.provdm import Document, iso
+from prov4ml.state import RunState
 
 __all__ = [
     "Written",
@@ -36,7 +38,7 @@ class Written(msgspec.Struct, frozen=True):
     starved: bool = False  # it failed because a disk is full
 
 
-def document(of: state.RunState) -> Document:
+def document(of: RunState) -> Document:
     """The document that sinks render: a pure function of the fold."""
     return model.document(of, overview.picture(of))
 
@@ -56,9 +58,9 @@ def render(
     return path, sink.write_atomically(path, kind(**own).render(of))
 
 
-def write(of: state.RunState, directory: Path, aside: Aside) -> list[Written]:
+def write(of: RunState, directory: Path, aside: Aside) -> list[Written]:
     """Write the documents of a run; a sink that fails or hangs stops nobody."""
-    chosen, options = state.sinks(of)
+    chosen, options = delivery.sinks(of)
     shown = document(of)
     results: list[Written] = []
     for name in chosen:
@@ -91,22 +93,20 @@ def _rendering(
     return work
 
 
-def manifest(
-    of: state.RunState, documents: Iterable[Written], *, closed: bool = True
-) -> dict[str, Any]:
+def manifest(of: RunState, documents: Iterable[Written], *, closed: bool = True) -> dict[str, Any]:
     """What ``run.json`` holds, from the fold and what was written.
 
     ``closed``: nobody is at work on the run; one that had ended may be opened again.  Of a sink
     that wrote a document just now, or could not, older failures are not told.
     """
     written = {w.sink: w for w in documents}
-    ranks = list(state.ranks(of))
+    ranks = list(participants.ranks(of))
     first = ranks[0].started if ranks else None
-    end = state.run_status(of)
-    everybody = state.clients(of)
-    sent = sum(state.sent(of, p) for p in everybody)
+    end = ends.run_status(of)
+    everybody = participants.clients(of)
+    sent = sum(delivery.sent(of, p) for p in everybody)
     received = sum(p.received for p in everybody)
-    over = state.closed(of)
+    over = ends.closed(of)
     starts = [p.started.time for p in ranks if p.started is not None]
     return {
         "format": 1,
@@ -122,7 +122,7 @@ def manifest(
         "started": iso(min(starts)) if starts else None,
         "ended": None if end.time is None else iso(end.time),
         "closed": iso(over) if over is not None and closed else None,
-        "attempts": len(state.attempts(of)),
+        "attempts": len(participants.attempts(of)),
         "accounting": {
             "sent": sent,
             "received": received,
@@ -141,14 +141,14 @@ def manifest(
             if w.error is None
         ],
         "failures": [f"sink {w.sink}: {w.error}" for w in written.values() if w.error is not None]
-        + [f"sink {f.sink}: {f.error}" for f in state.failures(of) if f.sink not in written],
+        + [f"sink {f.sink}: {f.error}" for f in delivery.failures(of) if f.sink not in written],
     }
 
 
-def _rank(of: state.RunState, p: state.Producer, started: ev.Started) -> dict[str, Any]:
-    end = state.ended(of, p)
-    family = state.family(of, p)
-    sent = sum(state.sent(of, member) for member in family)
+def _rank(of: RunState, p: Producer, started: ev.Started) -> dict[str, Any]:
+    end = ends.ended(of, p)
+    family = participants.family(of, p)
+    sent = sum(delivery.sent(of, member) for member in family)
     received = sum(member.received for member in family)
     return {
         "rank": started.rank,
@@ -171,7 +171,7 @@ def _rank(of: state.RunState, p: state.Producer, started: ev.Started) -> dict[st
     }
 
 
-def _error(end: state.End) -> str | None:
+def _error(end: ends.End) -> str | None:
     if end.error_type is None:
         return None
     return f"{end.error_type}: {end.error_message}" if end.error_message else end.error_type

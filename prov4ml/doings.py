@@ -24,9 +24,10 @@ import msgspec
 
 from prov4ml import events as ev
 
-__all__ = ["IN_EPOCHS", "Doings", "Done", "Epoch", "Epochs", "Span", "Work"]
+__all__ = ["IN_EPOCHS", "Doings", "Done", "Epoch", "Epochs", "Path", "Span", "Work"]
 
 Path = tuple[str, ...]
+"""A context: the names of those around it, outermost first, then its own."""
 
 IN_EPOCHS: Final = frozenset(("artifact", "dataset", "checkpoint", "model"))
 """Kinds of occurrences that an epoch can have; any other is the run's own, and is often recorded
@@ -87,6 +88,13 @@ class Epochs:
     def around(self, path: Path) -> Epoch | None:
         """The one that an event of this context belongs to."""
         return _innermost(self._open, path)
+
+    def of(self, path: Path, named: int | None) -> int | None:
+        """The epoch that something belongs to: the one that it names, else the open one."""
+        if named is not None or not self._open:
+            return named
+        around = self.around(path)
+        return None if around is None else around.number
 
     def doing(self, path: Path) -> Epoch | None:
         """The one that does what is logged in this context: only an activity does."""

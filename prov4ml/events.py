@@ -191,12 +191,8 @@ class Artifact(_Base, frozen=True, tag=8):
     attributes: dict[str, Scalar] = {}
     derived: tuple[int | str, ...] = ()  # from: numbers on the same producer, IRIs of other runs'
     activity: int = 0  # the number of the activity that used or made it; 0: the context did
-    tuned: int = (
-        0  # so many of ``derived``, the first ones, are models that this one was tuned from
-    )
-    folder: int = (
-        0  # the number of the occurrence (a folder, files by a pattern) that it is part of
-    )
+    tuned: int = 0  # so many of ``derived``, the first ones, are models that it was tuned from
+    folder: int = 0  # the number of the occurrence (folder, files of a pattern) it is part of
 
 
 class Split(_Base, frozen=True, tag=9):
@@ -207,9 +203,7 @@ class Split(_Base, frozen=True, tag=9):
     context: tuple[str, ...] = ()
     dataset: int | None = None  # occurrence number of the dataset on the same producer
     attributes: dict[str, Scalar] = {}  # samples, batch_size, batches, shuffle, seed, ...
-    parent: str = (
-        ""  # the name of the split, logged before on the same producer, that it is part of
-    )
+    parent: str = ""  # the split, logged before on the same producer, that it is part of
     activity: int = 0  # the number of the activity that used it; 0: the context did
 
 

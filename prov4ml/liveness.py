@@ -16,8 +16,8 @@ from typing import Final
 
 import msgspec
 
+from prov4ml import ends, process, salvage, spool, wire
 from prov4ml import events as ev
-from prov4ml import process, salvage, spool, state, wire
 from prov4ml.eventlog import EventLog
 from prov4ml.leases import Leases
 from prov4ml.publish import Publisher
@@ -101,7 +101,7 @@ class Liveness:
             if known is None or known.started is None:
                 return True
             back = client.witness is None and self._leases.holds(producer)
-            if back and state.unreachable(of, producer):
+            if back and ends.unreachable(of, producer):
                 return True
         return False
 
@@ -125,7 +125,7 @@ class Liveness:
             producer
             for producer in list(self.clients)
             if producer not in of.ends
-            and not state.unreachable(of, producer)
+            and not ends.unreachable(of, producer)
             and ((known := of.producers.get(producer)) is None or known.ended is None)
         ]
 
@@ -165,13 +165,13 @@ class Liveness:
             if p.id in self.clients or p.id in self._others or p.id in self._buried:
                 continue
             self._others[p.id] = client = _client(s.pid, s.pid_start, s.boot_id, s.host)
-            if client.witness is None and not state.unreachable(of, p.id):
+            if client.witness is None and not ends.unreachable(of, p.id):
                 self._leases.hear(p.id)
 
     def _lease(self, producer: bytes) -> tuple[bool, bool]:
         """(whether its lease holds, whether that was news)."""
         holds = self._leases.holds(producer)
-        lost = self._lost.get(producer, state.unreachable(self._publisher.state, producer))
+        lost = self._lost.get(producer, ends.unreachable(self._publisher.state, producer))
         if holds is not lost:
             return holds, False
         now = time.time_ns()

@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from prov4ml import events as ev
+from prov4ml.delivery import failures
+from prov4ml.ends import run_status
 from prov4ml.model_activities import activities, epochs
 from prov4ml.model_attempts import abandoned, combined
 from prov4ml.model_evaluations import evaluations
@@ -40,9 +42,11 @@ from prov4ml.model_processes import (
 )
 from prov4ml.model_things import artifacts, parameters, plain, splits
 from prov4ml.model_times import View, view
+from prov4ml.participants import clients
 from prov4ml.picture import Picture
+from prov4ml.producer import Producer
 from prov4ml.provdm import Attributes, Document, Element, Name, Relation, Statement, Value
-from prov4ml.state import Producer, RunState, clients, failures, run_status
+from prov4ml.state import RunState
 
 __all__ = ["document", "statements"]
 

@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from prov4ml import events as ev
-from prov4ml.doings import Span, Work
+from prov4ml.doings import Path, Span, Work
+from prov4ml.ends import ended
 from prov4ml.model_times import View
+from prov4ml.producer import Producer
 from prov4ml.provdm import Element, Name, Relation, Statement, Value
-from prov4ml.state import Path, Producer, ended
 
 __all__ = ["Doer", "Doers", "Part", "activities", "epochs"]
 

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from prov4ml.model_metrics import Kept, detailed, statistics, store_of, summed
 from prov4ml.model_names import Names
 from prov4ml.model_times import View
+from prov4ml.producer import Producer
 from prov4ml.provdm import Element, Name, Relation, Statement, Time, Value, segment
-from prov4ml.state import Key, Limit, Producer
+from prov4ml.series import Key, Limit
 
 __all__ = ["abandoned", "combined"]
 

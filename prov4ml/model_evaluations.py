@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from prov4ml import events as ev
+from prov4ml.doings import Path
 from prov4ml.model_metrics import Kept, Stated, Total
 from prov4ml.model_times import View
+from prov4ml.producer import Producer
 from prov4ml.provdm import Element, Name, Relation, Statement, Value
-from prov4ml.state import Path, Producer
 
 __all__ = ["evaluations"]
 

@@ -15,8 +15,8 @@ from typing import Final, NamedTuple
 
 from prov4ml import events as ev
 from prov4ml.model_times import View
+from prov4ml.producer import Producer
 from prov4ml.provdm import Attributes, Element, Name, Relation, Statement, Value
-from prov4ml.state import Producer
 
 __all__ = ["MODELS", "Lineage", "Source"]
 

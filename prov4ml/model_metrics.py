@@ -17,9 +17,12 @@ from copy import copy
 from typing import Final, NamedTuple
 
 from prov4ml import events as ev
+from prov4ml.doings import Path
 from prov4ml.model_times import View
+from prov4ml.producer import Producer
 from prov4ml.provdm import Element, Name, Relation, Statement, Value, segment
-from prov4ml.state import Key, Path, Producer, RunState, Series
+from prov4ml.series import Key, Series
+from prov4ml.state import RunState
 
 __all__ = [
     "MANY",

@@ -19,9 +19,10 @@ from functools import lru_cache
 from typing import Final
 
 from prov4ml import events as ev
+from prov4ml.doings import Path
 from prov4ml.errors import UsageError
+from prov4ml.producer import Producer
 from prov4ml.provdm import NAMESPACES, namespace, segment, split
-from prov4ml.state import Path, Producer
 
 __all__ = ["DEFAULT_NAMESPACE", "Names", "alike"]
 
@@ -41,7 +42,7 @@ _MINTED: Final = re.compile(r"(?:run|experiment|agent|tag|sha256)/|ns#")
 
 
 class Names:
-    """The names of one run.  ``clients`` are its producers in the order of ``state.clients``."""
+    """The names of one run.  ``clients`` are its producers, ordered by ``participants.clients``."""
 
     def __init__(self, clients: Sequence[Producer]) -> None:
         first = next((p.started for p in clients if p.started is not None), None)

@@ -14,10 +14,14 @@ import msgspec
 from msgspec import structs
 
 from prov4ml import events as ev
+from prov4ml.delivery import sent
+from prov4ml.doings import Path
+from prov4ml.ends import End, attempt_status, ended
 from prov4ml.model_names import alike
 from prov4ml.model_times import View
+from prov4ml.producer import Producer
 from prov4ml.provdm import Attributes, Element, Name, Relation, Statement, Time, Value
-from prov4ml.state import End, Path, Producer, RunState, attempt_status, ended, sent
+from prov4ml.state import RunState
 
 __all__ = [
     "account",

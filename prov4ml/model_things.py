@@ -18,10 +18,12 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from prov4ml import events as ev
+from prov4ml.doings import Path
 from prov4ml.model_activities import Doers
 from prov4ml.model_lineage import MODELS, Lineage, Source, is_version
 from prov4ml.model_names import alike
 from prov4ml.model_times import View
+from prov4ml.producer import Producer
 from prov4ml.provdm import (
     Attributes,
     Element,
@@ -34,7 +36,6 @@ from prov4ml.provdm import (
     integer_type,
     segment,
 )
-from prov4ml.state import Path, Producer
 
 __all__ = ["artifacts", "parameters", "plain", "splits"]
 

@@ -16,10 +16,13 @@ from typing import TypeVar
 
 import msgspec
 
-from prov4ml.doings import Done
+from prov4ml.doings import Done, Path, Span
+from prov4ml.ends import RUNNING, attempt_status, ended
 from prov4ml.model_names import Names
+from prov4ml.participants import clients
+from prov4ml.producer import Producer
 from prov4ml.resumption import Origin, origins
-from prov4ml.state import RUNNING, Path, Producer, RunState, Span, attempt_status, clients, ended
+from prov4ml.state import RunState
 
 __all__ = ["Interval", "Times", "View", "view"]
 
@@ -42,7 +45,7 @@ class Interval(msgspec.Struct, frozen=True):
 class Times:
     """Intervals (ns) of the run, its attempts, processes and contexts.
 
-    ``clients`` are the producers in the order of ``state.clients``; there is at least one.
+    ``clients`` are the producers in the order of ``participants.clients``; there is at least one.
     """
 
     def __init__(self, state: RunState, clients: Sequence[Producer]) -> None:

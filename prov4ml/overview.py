@@ -14,8 +14,9 @@ from collections import Counter
 from typing import Final
 from urllib.parse import unquote
 
+from prov4ml import delivery, ends, participants
 from prov4ml import overview_words as words
-from prov4ml import state as st
+from prov4ml.doings import Path
 from prov4ml.model import statements
 from prov4ml.model_times import view
 from prov4ml.overview_facts import MORE, Facts, box_key, path_text
@@ -23,7 +24,7 @@ from prov4ml.overview_inputs import inputs
 from prov4ml.overview_outputs import outputs
 from prov4ml.picture import Arrow, Box, Picture
 from prov4ml.provdm import Element, iso
-from prov4ml.state import Path, RunState
+from prov4ml.state import RunState
 
 __all__ = ["picture"]
 
@@ -56,7 +57,7 @@ def picture(state: RunState) -> Picture:
         outputs=tuple(right),
         arrows=tuple(arrows + more),
         remark=_remark(facts),
-        tone=_tone(st.run_status(state).status),
+        tone=_tone(ends.run_status(state).status),
     )
 
 
@@ -84,8 +85,8 @@ def _world(facts: Facts) -> int:
 
 def _subtitle(facts: Facts) -> str:
     state = facts.state
-    status = st.run_status(state).status
-    sent = sum(st.sent(state, p) for p in facts.clients)
+    status = ends.run_status(state).status
+    sent = sum(delivery.sent(state, p) for p in facts.clients)
     received = sum(p.received for p in facts.clients)
     rejected = sum(sum(p.rejected.values()) for p in facts.clients)
     account = f"{sent:,} events sent, {received:,} received, {sent - received:,} lost"
@@ -133,7 +134,7 @@ def _activities(facts: Facts) -> list[Box]:
 
 def _run(facts: Facts) -> Box:
     state = facts.state
-    end = st.run_status(state)
+    end = ends.run_status(state)
     world = _world(facts)
     facts.drawn.add(facts.names.run)
     lines = []
@@ -142,16 +143,16 @@ def _run(facts: Facts) -> Box:
         lines.append(words.clip(" ".join(command.argv), 80))
         facts.drawn.add(facts.names.command)
     lines.append(f"{iso(facts.start)[:19].replace('T', ' ')} UTC")
-    members = list(st.ranks(state, facts.attempt))
-    tally = Counter(st.ended(state, p).status for p in members)
+    members = list(participants.ranks(state, facts.attempt))
+    tally = Counter(ends.ended(state, p).status for p in members)
     told = [f"{count:,} {status}" for status, count in sorted(tally.items())]
     if len(members) < world:
         told.append(f"{world - len(members):,} not seen")
     if world > 1 or len(members) != 1:
         lines.append("ranks: " + ", ".join(told))
-    numbers = st.attempts(state)
+    numbers = participants.attempts(state)
     if len(numbers) > 1:
-        outcome = [st.attempt_status(state, number).status for number in numbers]
+        outcome = [ends.attempt_status(state, number).status for number in numbers]
         before = ", ".join(outcome[:-1]) if len(numbers) <= 4 else f"the last one {outcome[-2]}"
         lines.append(f"attempt {len(numbers)} of {len(numbers)}, after {before}")
         facts.drawn.update(facts.names.attempt(n) for n in numbers if len(numbers) <= 4)
@@ -161,7 +162,7 @@ def _run(facts: Facts) -> Box:
     if end.error_type or end.error_message:
         alert = ": ".join(part for part in (end.error_type, end.error_message) if part)
     elif end.status in _UNSAID:
-        gone = [p.key[1] for p in members if st.ended(state, p).status == end.status]
+        gone = [p.key[1] for p in members if ends.ended(state, p).status == end.status]
         who = f"rank {gone[0]}" if len(gone) == 1 else words.many(len(gone), "rank")
         alert = f"{who} {_UNSAID[end.status]}"
     found = [(facts.time(p, tag.time), p.key, tag) for p in facts.clients for tag in p.tags]

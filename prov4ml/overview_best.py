@@ -11,8 +11,10 @@ from typing import Final, NamedTuple
 
 from prov4ml import events as ev
 from prov4ml import overview_words as words
+from prov4ml.doings import Path
 from prov4ml.overview_facts import Facts, path_text
-from prov4ml.state import Path, Producer, Series
+from prov4ml.producer import Producer
+from prov4ml.series import Series
 
 __all__ = ["Version", "best_of", "better"]
 

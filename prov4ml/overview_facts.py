@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from typing import Final, TypeAlias
 
 from prov4ml import events as ev
+from prov4ml.doings import Path
 from prov4ml.model_metrics import MANY
 from prov4ml.model_times import View
+from prov4ml.participants import ranks
+from prov4ml.producer import Producer
 from prov4ml.provdm import segment
-from prov4ml.state import Path, Producer, Series, ranks
+from prov4ml.series import Series
 
 __all__ = ["MORE", "Facts", "box_key", "path_text"]
 

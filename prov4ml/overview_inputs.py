@@ -9,7 +9,7 @@ from prov4ml import events as ev
 from prov4ml import overview_words as words
 from prov4ml.overview_facts import Facts, path_text
 from prov4ml.picture import Arrow, Box
-from prov4ml.state import Producer
+from prov4ml.producer import Producer
 
 __all__ = ["inputs"]
 

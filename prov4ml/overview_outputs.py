@@ -13,11 +13,13 @@ from copy import copy
 
 from prov4ml import events as ev
 from prov4ml import overview_words as words
+from prov4ml.doings import Path
 from prov4ml.model_metrics import stored
 from prov4ml.overview_facts import MORE, Facts, path_text
 from prov4ml.overview_models import model_boxes, models
 from prov4ml.picture import Arrow, Box, Sparkline
-from prov4ml.state import SKETCH, Path, Producer, Series
+from prov4ml.producer import Producer
+from prov4ml.series import SKETCH, Series
 
 __all__ = ["outputs"]
 

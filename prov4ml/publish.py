@@ -26,14 +26,16 @@ from typing import Any, Final
 import msgspec
 
 from prov4ml import (
+    delivery,
     documents,
+    ends,
     eventlog,
+    participants,
     process,
     resumption,
     rundir,
     salvage,
     sink,
-    state,
     store,
     talk,
     wire,
@@ -44,7 +46,10 @@ from prov4ml.decisions import Decisions
 from prov4ml.errors import UsageError
 from prov4ml.eventlog import EventLog, Frame, Reader
 from prov4ml.feed import Chunks, Feed
+from prov4ml.producer import Producer
 from prov4ml.provdm import iso
+from prov4ml.series import Cut
+from prov4ml.state import RunState, apply, define, recut
 from prov4ml.talk import short
 from prov4ml.version import VERSION
 
@@ -60,34 +65,34 @@ _SINKS: Final = 5.0  # s that stream sinks get at the end
 _UNHURRIED: Final = 60.0  # s in which they must get on, where no training process waits
 
 
-def take(of: state.RunState, frame: Frame) -> bool:
+def take(of: RunState, frame: Frame) -> bool:
     """Fold one frame; whether it said anything but points."""
     if not frame.count:
-        state.define(of, frame.producer, wire.decode_table(frame.batch))
+        define(of, frame.producer, wire.decode_table(frame.batch))
         return False
     p = of.producers.get(frame.producer)
     before = p.received - p.points if p is not None else 0
-    state.apply(of, frame.producer, frame.first, wire.decode_batch(frame.batch, frame.count))
+    apply(of, frame.producer, frame.first, wire.decode_batch(frame.batch, frame.count))
     p = of.producers[frame.producer]
     return p.received - p.points > before
 
 
-def fold(directory: Path) -> state.RunState:
+def fold(directory: Path) -> RunState:
     """The state of a run directory's whole event log.  Raises ``UsageError`` without one."""
     if not (directory / "events").is_dir():
         raise UsageError(f"{directory} has no event log (events/): is it a run directory?")
-    found = state.RunState()
+    found = RunState()
     with contextlib.closing(Reader(directory / "events")) as reader:
         for frame in reader:
             take(found, frame)
     return standing(found, directory / "events", None, {})
 
 
-Cuts = dict[bytes, tuple[state.Cut, int, state.Producer]]
+Cuts = dict[bytes, tuple[Cut, int, Producer]]
 """Producers as the second pass left them, with their limits and the sequence they had reached."""
 
 
-def standing(of: state.RunState, events: Path, frames: int | None, known: Cuts) -> state.RunState:
+def standing(of: RunState, events: Path, frames: int | None, known: Cuts) -> RunState:
     """The state with what later attempts left behind counted apart.
 
     A second pass over the log (its first ``frames`` frames, those that ``of`` has), of the
@@ -97,7 +102,7 @@ def standing(of: state.RunState, events: Path, frames: int | None, known: Cuts) 
     cuts = resumption.cuts(of)
     if not cuts:
         return of
-    again = state.recut(of, cuts)
+    again = recut(of, cuts)
     for id, (cut, reached, producer) in list(known.items()):
         if cuts.get(id) == cut and of.producers[id].next == reached:
             again.producers[id] = producer
@@ -147,7 +152,7 @@ class Publisher:
         self._options = options or {}
         self.log = log
         self.directory = directory
-        self.state = state.RunState()
+        self.state = RunState()
         self.closed: wire.Closed | None = None
         self.followed = False  # whether all that the log held when it was opened is folded
         self._decisions = Decisions(log, _opening)
@@ -187,19 +192,19 @@ class Publisher:
     def read(self) -> None:
         """Fold what is safe in the log; changes nothing outside."""
         for frame in self._reader.read(self.log.synced):
-            ends = dict(self.state.run_ended)
+            before = dict(self.state.run_ended)
             self._changed |= take(self.state, frame)
-            self._last = self.state.run_ended != ends or (self._last and not frame.count)
+            self._last = self.state.run_ended != before or (self._last and not frame.count)
         self.followed = True
 
     @property
     def settled(self) -> bool:
         """Whether the run was closed with all that stands in its log, and all is written."""
-        over = state.closed(self.state)
+        over = ends.closed(self.state)
         shown = documents.read_manifest(self.directory)
         if over is None or not self._last or shown.get("closed") != iso(over):
             return False
-        return not state.failures(self.state)  # what failed is tried again
+        return not delivery.failures(self.state)  # what failed is tried again
 
     def follow(self) -> None:
         """Fold what is safe in the log, open sinks when the run is known, store bytes.
@@ -210,7 +215,7 @@ class Publisher:
         with contextlib.suppress(OSError):  # a full disk: it waits for the next time
             self._decisions.catch_up()
         if self._feeds is None:
-            started = next(state.ranks(self.state), None)
+            started = next(participants.ranks(self.state), None)
             if started is None or started.started is None:
                 return
             self._open(started.started)
@@ -226,14 +231,16 @@ class Publisher:
         So it is done when something changed, and seldom where there is very much.
         """
         began = time.monotonic()
-        pending = state.pending(self.state)
+        pending = delivery.pending(self.state)
         for producer, artifact in pending:
             self._keeper.take(producer, artifact)
-        over = state.complete(self.state)
+        over = ends.complete(self.state)
         if over:
             self._keeper.hurry()
         self._complete = over and not pending
-        self._statuses = repr([state.ended(self.state, p).status for p in state.ranks(self.state)])
+        self._statuses = repr(
+            [ends.ended(self.state, p).status for p in participants.ranks(self.state)]
+        )
         # Any event takes back that somebody was out of sight.
         unseen = any(end.status == "unreachable" for end in self.state.ends.values())
         self._changed = unseen or bool(self.state.leases)
@@ -268,7 +275,7 @@ class Publisher:
             id, n = bytes.fromhex(found["producer"]), int(found["n"])
             p, kept = self.state.producers.get(id), self.state.stored.get((id, n))
             over = p is not None and (p.ended is not None or id in self.state.ends)
-            half = over and p is not None and state.sent(self.state, p) == p.received
+            half = over and p is not None and delivery.sent(self.state, p) == p.received
             if half and p is not None and any(a.n == n for a in p.artifacts):
                 half = found["folder"] is not None  # of a model that has been moved out of it
             if (folder / name).is_dir():
@@ -285,7 +292,7 @@ class Publisher:
             self._decisions.put(opened)
             self.state.opened[self._decisions.id] = opened
         self._feeds = []
-        names, options = state.sinks(self.state)
+        names, options = delivery.sinks(self.state)
         for name in names:
             try:
                 if not sink.is_stream(self._aside.call(name, partial(sink.load, name))):
@@ -366,7 +373,7 @@ class Publisher:
             self.follow()
             self._store_all()
             self._close_feeds(final or sink.has_room(self.directory), hurry)
-            numbers = state.attempts(self.state)
+            numbers = participants.attempts(self.state)
             self._decisions.end(ev.RunEnded(time.time_ns(), numbers[-1] if numbers else 1))
         self._settle()
         self._record()
@@ -396,7 +403,7 @@ class Publisher:
     def _store_all(self) -> None:
         """Wait for the bytes that are still to be stored.  Raises ``OSError`` without room."""
         self._keeper.hurry()
-        while state.pending(self.state):
+        while delivery.pending(self.state):
             self._record(1.0)
             if self._keeper.starved is not None:
                 raise self._keeper.starved
@@ -427,7 +434,7 @@ class Publisher:
 
     def _tell_documents(self) -> bool:
         """Into the log: what documents failed, and which of those that had are there now."""
-        failures = {(f.sink, f.error) for f in state.failures(self.state)}
+        failures = {(f.sink, f.error) for f in delivery.failures(self.state)}
         had = {name for name, _ in failures}
         told = False
         for w in self._written:
@@ -446,8 +453,8 @@ class Publisher:
         ``stop``: somebody wants to go on with the run, so the log stays as it is.
         """
         try:
-            bad = state.run_status(self.state).status != "finished"
-            over = state.attempts(self.state)
+            bad = ends.run_status(self.state).status != "finished"
+            over = participants.attempts(self.state)
             for key in {s.settings.get("key") for s in self._introductions()}:
                 if isinstance(key, str) and _KEY.fullmatch(key):
                     rundir.release(self.directory, key, over, restarts=bad)
@@ -472,7 +479,7 @@ class Publisher:
             undelivered.rmdir()
 
     def _introductions(self) -> list[ev.Started]:
-        return [p.started for p in state.ranks(self.state) if p.started is not None]
+        return [p.started for p in participants.ranks(self.state) if p.started is not None]
 
     def release(self) -> None:
         """Let go of the log, and of the file that we read it from."""
@@ -514,10 +521,10 @@ def last_word(shown: Mapping[str, Any], missing: Iterable[str] = ()) -> wire.Clo
     )
 
 
-def _missing(of: state.RunState) -> list[str]:
+def _missing(of: RunState) -> list[str]:
     """Whose bytes are not there, and why; the first of them, in words."""
     told = []
-    for p in state.clients(of):
+    for p in participants.clients(of):
         for a in p.artifacts:
             kept = of.stored.get((p.id, a.n))
             if kept is not None and kept.sha256 is None:
@@ -556,7 +563,7 @@ def replay(directory: Path, names: Iterable[str]) -> list[Path]:
     Raises ``UsageError``, and what the sink raises.
     """
     of = fold(directory)
-    _, options = state.sinks(of)
+    _, options = delivery.sinks(of)
     shown = documents.document(of)
     paths: list[Path] = []
     for name in names:
@@ -570,12 +577,12 @@ def replay(directory: Path, names: Iterable[str]) -> list[Path]:
 
 def _replay_stream(
     directory: Path,
-    of: state.RunState,
+    of: RunState,
     name: str,
     kind: sink.SinkType,
     options: dict[str, object],
 ) -> list[Path]:
-    first = next(state.ranks(of), None)
+    first = next(participants.ranks(of), None)
     if first is None or first.started is None:
         return []
     target = sink.Target(directory, first.started.run, first.started.experiment)

@@ -15,11 +15,12 @@ from typing import Final
 
 import msgspec
 
-from prov4ml import documents, process, salvage, spool, state, wire
+from prov4ml import documents, participants, process, salvage, spool, wire
 from prov4ml import events as ev
 from prov4ml import segment as seg
 from prov4ml.errors import FormatError, InUse, SinkError, UsageError
 from prov4ml.eventlog import EventLog, Held
+from prov4ml.producer import Producer
 from prov4ml.publish import Publisher, check_kept, fold, last_word
 
 __all__ = ["Orphan", "Recovered", "collect", "orphans", "recover"]
@@ -158,7 +159,7 @@ def collect(directory: Path, places: list[Path]) -> wire.Closed:
     finally:
         publisher.release()
     salvage.remove(taken)
-    known = {p.id for p in state.clients(publisher.state)}
+    known = {p.id for p in participants.clients(publisher.state)}
     spool.forget(places, run, known - taken.damaged.keys())
     damaged = [f"{text}: left where it is" for f in taken.damaged.values() for _, text in f.damaged]
     return msgspec.structs.replace(closed, failures=(*closed.failures, *damaged))
@@ -176,9 +177,9 @@ def _open(directory: Path, run: str) -> EventLog:
             time.sleep(0.1)
 
 
-def _living(publisher: Publisher) -> Iterator[state.Producer]:
+def _living(publisher: Publisher) -> Iterator[Producer]:
     """Ranks that have not said how they ended, and live on this host."""
-    for p in list(state.ranks(publisher.state)):
+    for p in list(participants.ranks(publisher.state)):
         s = p.started
         if s is None or p.ended is not None or p.id in publisher.state.ends:
             continue
@@ -195,7 +196,7 @@ def _bury(publisher: Publisher, taken: salvage.Taken) -> None:
     for p in _living(publisher):
         assert p.started is not None
         raise _lives(publisher.directory, p.started.rank, p.started.pid)
-    for p in state.clients(publisher.state):
+    for p in participants.clients(publisher.state):
         s = p.started
         if s is None or p.ended is not None or p.id in publisher.state.ends:
             continue
@@ -213,7 +214,7 @@ def _run_id(directory: Path, left: dict[bytes, salvage.Found], places: list[Path
         for _, view in found.views:
             return view.who.run
     if (directory / "events").is_dir():
-        for p in state.ranks(fold(directory)):
+        for p in participants.ranks(fold(directory)):
             if p.started is not None:
                 return p.started.run
     for run in spool.runs(places):

@@ -19,7 +19,10 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 
 from prov4ml import events as ev
-from prov4ml.state import Cut, Key, Limit, Producer, RunState, clients
+from prov4ml.participants import clients
+from prov4ml.producer import Producer
+from prov4ml.series import Cut, Key, Limit
+from prov4ml.state import RunState
 
 __all__ = ["Origin", "Saved", "cuts", "origins"]
 

@@ -20,7 +20,7 @@ from urllib.parse import unquote_to_bytes
 from prov4ml import hashing, process
 from prov4ml.errors import no_room
 from prov4ml.events import Artifact, Stored
-from prov4ml.state import Producer
+from prov4ml.producer import Producer
 
 __all__ = ["Keeper", "incoming", "keep"]
 

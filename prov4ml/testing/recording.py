@@ -9,10 +9,11 @@ from prov4ml import artifacts, datasets, hot, wire
 from prov4ml import events as ev
 from prov4ml import segment as seg
 from prov4ml.journal import Journal
+from prov4ml.producer import Producer
 from prov4ml.readback import Readback
 from prov4ml.recorder import Recorder
 from prov4ml.references import Reference
-from prov4ml.state import Producer, RunState, apply
+from prov4ml.state import RunState, apply
 
 __all__ = ["Recording"]
 

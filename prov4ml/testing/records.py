@@ -13,12 +13,14 @@ from typing import Any, Final
 from prov4ml import events as ev
 from prov4ml import hashing, hot, process, store, wire
 from prov4ml import segment as seg
+from prov4ml.delivery import pending
 from prov4ml.journal import Journal
 from prov4ml.model import document
+from prov4ml.participants import clients
 from prov4ml.provdm import NAMESPACES, Document, Element, Relation, Value
 from prov4ml.recorder import Recorder
 from prov4ml.references import Reference
-from prov4ml.state import RunState, apply, clients, pending
+from prov4ml.state import RunState, apply
 from prov4ml.testing.constraints import violations
 
 __all__ = ["Record", "Told"]

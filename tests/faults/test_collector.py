@@ -457,8 +457,8 @@ def test_killed_between_storing_and_saying_so(
 def test_many_things_are_judged_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While only points come nobody looks through the artifacts and producers again."""
     judged: list[int] = []
-    pending = publish.state.pending
-    monkeypatch.setattr(publish.state, "pending", lambda s: judged.append(1) or pending(s))
+    pending = publish.delivery.pending
+    monkeypatch.setattr(publish.delivery, "pending", lambda s: judged.append(1) or pending(s))
     made = Stand.__new__(Stand)
     made.directory = tmp_path / "steps_0"
     log = EventLog(made.directory / "events", RUN)

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prov4ml import ends
 from prov4ml import events as ev
-from prov4ml import state
 from prov4ml.leases import LEASE, Leases
+from prov4ml.state import RunState, apply
 
 RANK, OTHER, COLLECTOR = b"r" * 16, b"o" * 16, b"c" * 16
 SECOND = 10**9
@@ -74,15 +75,15 @@ def started(rank: int = 0, world: int = 1, **facts: Any) -> ev.Started:
     return ev.Started(**{field: getattr(made, field) for field in made.__struct_fields__} | facts)
 
 
-def folded(*said: tuple[bytes, int, ev.Event]) -> state.RunState:
-    of = state.RunState()
+def folded(*said: tuple[bytes, int, ev.Event]) -> RunState:
+    of = RunState()
     for producer, first, event in said:
-        state.apply(of, producer, first, [event])
+        apply(of, producer, first, [event])
     return of
 
 
-def status(of: state.RunState, producer: bytes = RANK) -> str:
-    return state.ended(of, of.producers[producer]).status
+def status(of: RunState, producer: bytes = RANK) -> str:
+    return ends.ended(of, of.producers[producer]).status
 
 
 LOST = ev.LeaseLost(100 * SECOND, RANK, 2)
@@ -98,8 +99,8 @@ def test_order_tells_what_came_later() -> None:
     late = ev.LeaseLost(100 * SECOND, RANK, 3)
     of = folded(*before[:2], (RANK, 2, POINT), (COLLECTOR, 0, late))
     assert status(of) == "unreachable"
-    assert state.complete(of)
-    assert state.run_status(of) == state.End("unreachable", "none", 100 * SECOND)
+    assert ends.complete(of)
+    assert ends.run_status(of) == ends.End("unreachable", "none", 100 * SECOND)
 
 
 def test_any_order_of_producers_gives_the_same() -> None:
@@ -168,4 +169,4 @@ def test_sigterm_after_another_rank_s_bad_end(seconds: int, cause: ev.Event, exp
     )
     assert status(of) == expected
     if expected == "stopped":
-        assert state.run_status(of).status == status(of, OTHER)
+        assert ends.run_status(of).status == status(of, OTHER)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from prov4ml import documents, publish, sink, state
+from prov4ml import documents, ends, publish, sink
 from prov4ml import events as ev
 from prov4ml.eventlog import Reader
 
@@ -69,7 +69,7 @@ def test_the_fold_has_the_account_of_then(log: Path) -> None:
     """Status, sent, received, rejected and lost are what the release itself said."""
     found = publish.fold(log)
     shown = documents.manifest(found, [])
-    assert state.complete(found)
+    assert ends.complete(found)
     assert shown["status"] == counts(log)["status"]
     assert shown["accounting"] == counts(log)["accounting"]
     assert {str(r["rank"]): r["status"] for r in shown["ranks"]} == counts(log)["ranks"]

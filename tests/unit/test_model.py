@@ -12,6 +12,7 @@ import pytest
 from prov.constants import PROV_RECORD_IDS_MAP
 
 from prov4ml import events as ev
+from prov4ml.delivery import pending
 from prov4ml.errors import UsageError
 from prov4ml.model import document, statements
 from prov4ml.picture import Picture
@@ -28,7 +29,7 @@ from prov4ml.provdm import (
     iso,
     namespace,
 )
-from prov4ml.state import RunState, apply, pending
+from prov4ml.state import RunState, apply
 from prov4ml.testing.constraints import violations
 
 RUN = "0190b6f2-7c1e-7000-8000-2f1d5c3a9e01"

@@ -14,7 +14,7 @@ import pytest
 
 from prov4ml import events as ev
 from prov4ml import hashing, store
-from prov4ml.state import Producer
+from prov4ml.producer import Producer
 
 PRODUCER = Producer(b"p" * 16)
 
