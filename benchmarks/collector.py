@@ -29,7 +29,7 @@ from typing import Any
 import _common as common
 
 from prov4ml import events as ev
-from prov4ml import process, publish, state, wire
+from prov4ml import process, replay, state, wire
 from prov4ml.eventlog import EventLog, Frame
 from prov4ml.feed import Chunks
 from prov4ml.rundir import uuid7
@@ -137,7 +137,7 @@ def parts(folder: Path, stream: list[Batch], run: str) -> tuple[dict[str, float]
 
     def fold() -> None:
         for frame in frames:
-            publish.take(of, frame)
+            replay.take(of, frame)
 
     def decode() -> None:
         for frame in frames:

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from prov4ml import config, publish, recovery, service, spool, wire
+from prov4ml import config, recovery, service, spool, wire
+from prov4ml import replay as replaying
 from prov4ml.collector import Collector, Progress
 from prov4ml.errors import FormatError, SinkError, UsageError
 from prov4ml.talk import log
@@ -199,6 +200,6 @@ def recover() -> int:
 
 def replay(directory: Path, names: list[str]) -> int:
     """Write outputs again from the event log."""
-    for path in publish.replay(directory.absolute(), names):
+    for path in replaying.write(directory.absolute(), names):
         print(path)
     return 0

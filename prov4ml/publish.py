@@ -1,4 +1,4 @@
-"""From an event log to state, sinks and documents; used by the collector, ``collect``, ``replay``.
+"""From an event log to state, sinks and documents; used by the collector and by ``collect``.
 
 A ``Publisher`` follows one run's log.  What it decides (where bytes were stored, which outputs
 are sealed, that the run is over) it appends to the log before anybody sees the effect, as a
@@ -32,7 +32,7 @@ from prov4ml import (
     eventlog,
     participants,
     process,
-    resumption,
+    replay,
     rundir,
     salvage,
     sink,
@@ -44,16 +44,14 @@ from prov4ml import events as ev
 from prov4ml.aside import Aside, wait
 from prov4ml.decisions import Decisions
 from prov4ml.errors import UsageError
-from prov4ml.eventlog import EventLog, Frame, Reader
-from prov4ml.feed import Chunks, Feed
-from prov4ml.producer import Producer
+from prov4ml.eventlog import EventLog, Reader
+from prov4ml.feed import Feed
 from prov4ml.provdm import iso
-from prov4ml.series import Cut
-from prov4ml.state import RunState, apply, define, recut
+from prov4ml.state import RunState
 from prov4ml.talk import short
 from prov4ml.version import VERSION
 
-__all__ = ["Publisher", "check_kept", "fold", "last_word", "replay"]
+__all__ = ["Publisher", "check_kept", "last_word"]
 
 _KEY: Final = re.compile(r"[0-9a-f.-]+")  # a marker's name, as it may come over the wire
 _SNAPSHOT: Final = 60.0  # s between documents of a running run
@@ -63,61 +61,6 @@ _COPY: Final = re.compile(r"(?P<producer>[0-9a-f]{32})-(?P<n>\d{1,18})(?P<folder
 _TOLD: Final = 5  # of the things that could not be stored, how many are named at the end
 _SINKS: Final = 5.0  # s that stream sinks get at the end
 _UNHURRIED: Final = 60.0  # s in which they must get on, where no training process waits
-
-
-def take(of: RunState, frame: Frame) -> bool:
-    """Fold one frame; whether it said anything but points."""
-    if not frame.count:
-        define(of, frame.producer, wire.decode_table(frame.batch))
-        return False
-    p = of.producers.get(frame.producer)
-    before = p.received - p.points if p is not None else 0
-    apply(of, frame.producer, frame.first, wire.decode_batch(frame.batch, frame.count))
-    p = of.producers[frame.producer]
-    return p.received - p.points > before
-
-
-def fold(directory: Path) -> RunState:
-    """The state of a run directory's whole event log.  Raises ``UsageError`` without one."""
-    if not (directory / "events").is_dir():
-        raise UsageError(f"{directory} has no event log (events/): is it a run directory?")
-    found = RunState()
-    with contextlib.closing(Reader(directory / "events")) as reader:
-        for frame in reader:
-            take(found, frame)
-    return standing(found, directory / "events", None, {})
-
-
-Cuts = dict[bytes, tuple[Cut, int, Producer]]
-"""Producers as the second pass left them, with their limits and the sequence they had reached."""
-
-
-def standing(of: RunState, events: Path, frames: int | None, known: Cuts) -> RunState:
-    """The state with what later attempts left behind counted apart.
-
-    A second pass over the log (its first ``frames`` frames, those that ``of`` has), of the
-    producers that are cut; none for a run of one attempt.  ``known`` holds what earlier calls
-    found and is brought up to date.
-    """
-    cuts = resumption.cuts(of)
-    if not cuts:
-        return of
-    again = recut(of, cuts)
-    for id, (cut, reached, producer) in list(known.items()):
-        if cuts.get(id) == cut and of.producers[id].next == reached:
-            again.producers[id] = producer
-    missing = cuts.keys() - again.producers.keys()
-    if missing:
-        reader = Reader(events)
-        for frame in reader.read(frames):
-            if frame.producer in missing:
-                take(again, frame)
-        reader.close()
-    known.clear()
-    known.update(
-        {id: (cut, of.producers[id].next, again.producers[id]) for id, cut in cuts.items()}
-    )
-    return again
 
 
 def check_kept(directory: Path) -> None:
@@ -160,7 +103,7 @@ class Publisher:
         self._said: set[str] = set()
         self._reader = Reader(log.directory)
         self._last = False  # nothing stands behind the last RunEnded
-        self._cuts: Cuts = {}
+        self._cuts: replay.Cuts = {}
         self._keeper = store.Keeper(directory, wake)
         self._settling: deque[tuple[int, Path]] = deque()  # our sequence, needless copy
         self._feeds: list[Feed] | None = None
@@ -193,7 +136,7 @@ class Publisher:
         """Fold what is safe in the log; changes nothing outside."""
         for frame in self._reader.read(self.log.synced):
             before = dict(self.state.run_ended)
-            self._changed |= take(self.state, frame)
+            self._changed |= replay.take(self.state, frame)
             self._last = self.state.run_ended != before or (self._last and not frame.count)
         self.followed = True
 
@@ -343,7 +286,7 @@ class Publisher:
         self._write_manifest(closed=False)
 
     def _render(self) -> None:
-        shown = standing(self.state, self.log.directory, self._reader.number, self._cuts)
+        shown = replay.standing(self.state, self.log.directory, self._reader.number, self._cuts)
         self._written = documents.write(shown, self.directory, self._aside)
         for w in self._written:
             if w.error is not None:
@@ -554,48 +497,3 @@ def _opening() -> ev.CollectorEvent:
 def _over(feed: Feed, final: bool) -> bool:
     """Whether it has finished, or only waits for room, which is no end unless this is ``final``."""
     return feed.done.is_set() or (not final and feed.starved is not None)
-
-
-def replay(directory: Path, names: Iterable[str]) -> list[Path]:
-    """Write outputs again from the event log; the same bytes for the same log and options.
-
-    Document sinks write their document; a stream sink gets the whole log from frame 0.
-    Raises ``UsageError``, and what the sink raises.
-    """
-    of = fold(directory)
-    _, options = delivery.sinks(of)
-    shown = documents.document(of)
-    paths: list[Path] = []
-    for name in names:
-        kind = sink.load(name)
-        if not sink.is_stream(kind):
-            paths.append(documents.render(shown, name, options.get(name, {}), directory)[0])
-            continue
-        paths += _replay_stream(directory, of, name, kind, options.get(name, {}))
-    return paths
-
-
-def _replay_stream(
-    directory: Path,
-    of: RunState,
-    name: str,
-    kind: sink.SinkType,
-    options: dict[str, object],
-) -> list[Path]:
-    first = next(participants.ranks(of), None)
-    if first is None or first.started is None:
-        return []
-    target = sink.Target(directory, first.started.run, first.started.experiment)
-    made: sink.StreamSink = kind(target, options)
-    chunks = Chunks()
-    try:
-        with contextlib.closing(Reader(directory / "events")) as reader:
-            for frame in reader:
-                chunk = chunks.take(frame)
-                if chunk is not None:
-                    made.write(chunk)
-    except BaseException:
-        with contextlib.suppress(Exception):  # what went wrong first is what is told
-            made.close()
-        raise
-    return [directory / output.path for output in made.close()]

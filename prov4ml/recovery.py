@@ -21,7 +21,8 @@ from prov4ml import segment as seg
 from prov4ml.errors import FormatError, InUse, SinkError, UsageError
 from prov4ml.eventlog import EventLog, Held
 from prov4ml.producer import Producer
-from prov4ml.publish import Publisher, check_kept, fold, last_word
+from prov4ml.publish import Publisher, check_kept, last_word
+from prov4ml.replay import fold
 
 __all__ = ["Orphan", "Recovered", "collect", "orphans", "recover"]
 

@@ -25,7 +25,8 @@ from prov4ml import segment as seg
 from prov4ml.collector import Collector
 from prov4ml.eventlog import EventLog, Reader
 from prov4ml.journal import Journal
-from prov4ml.publish import Publisher, fold
+from prov4ml.publish import Publisher
+from prov4ml.replay import fold
 from prov4ml.version import VERSION
 
 RUN = "0190b6f2-7c1e-7000-8000-2f1d5c3a9e01"

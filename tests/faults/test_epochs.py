@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from prov4ml import events as ev
-from prov4ml import publish, wire
+from prov4ml import replay, wire
 from prov4ml.eventlog import Reader
 from prov4ml.model import document
 from prov4ml.testing.constraints import violations
@@ -180,7 +180,7 @@ def test_killed_in_an_epoch(
             table = parquet_files.read(run)
             columns = [table.column(name).to_pylist() for name in ("step", "epoch")]
             assert all(epoch == step // 10 for step, epoch in zip(*columns, strict=True))
-            state = publish.fold(run)
+            state = replay.fold(run)
             assert violations(document(state)) == []
             (p,) = (p for p in state.producers.values() if p.started is not None)
             epochs = [a.epoch for a in p.artifacts if a.kind == "artifact"]

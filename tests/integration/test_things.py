@@ -201,9 +201,9 @@ def test_the_picture_shows_it(made: Made) -> None:
 
 def test_replay_gives_the_same_bytes(made: Made, tmp_path: Path) -> None:
     """Every document is a function of the log."""
-    from prov4ml import documents, publish, sink
+    from prov4ml import documents, replay, sink
 
-    shown = documents.document(publish.fold(made.left.directory))
+    shown = documents.document(replay.fold(made.left.directory))
     for name in ("provjson", "provn", "turtle", "svg"):
         kind = sink.load(name)
         text = b"".join(kind().render(shown))  # type: ignore[union-attr,call-arg]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from prov4ml import documents, ends, publish, sink
+from prov4ml import documents, ends, replay, sink
 from prov4ml import events as ev
 from prov4ml.eventlog import Reader
 
@@ -67,7 +67,7 @@ def test_every_kind_of_client_event_is_in_it(log: Path) -> None:
 
 def test_the_fold_has_the_account_of_then(log: Path) -> None:
     """Status, sent, received, rejected and lost are what the release itself said."""
-    found = publish.fold(log)
+    found = replay.fold(log)
     shown = documents.manifest(found, [])
     assert ends.complete(found)
     assert shown["status"] == counts(log)["status"]
@@ -77,7 +77,7 @@ def test_the_fold_has_the_account_of_then(log: Path) -> None:
 
 def test_every_document_is_made_of_it(log: Path) -> None:
     """All document sinks render it, and name what was logged."""
-    shown = documents.document(publish.fold(log))
+    shown = documents.document(replay.fold(log))
     rendered = 0
     for name in ("provjson", "provn", "turtle", "svg"):
         kind = sink.load(name)
