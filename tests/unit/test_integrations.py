@@ -49,7 +49,8 @@ class Told:
         self.files: dict[str, dict[str, Any]] = {}
 
     def log_metric(self, key: str, value: Any, context: Any = None, step: Any = None) -> None:
-        self.metrics.append((key, float(value), context, step))
+        number = value.item() if isinstance(value, torch.Tensor) else float(value)
+        self.metrics.append((key, number, context, step))
 
     def log_param(self, key: str, value: Any) -> None:
         self.params[key] = value
