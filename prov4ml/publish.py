@@ -167,7 +167,8 @@ class Publisher:
         self._shown = 0.0
         self._shown_as = ""
         self._took = 0.0
-        self.tell(ev.CollectorStarted(time.time_ns(), process.hostname(), os.getpid(), VERSION))
+        started = ev.CollectorStarted(time.time_ns(), process.hostname(), os.getpid(), VERSION)
+        self._decisions.put(started)
 
     def tell(self, event: ev.CollectorEvent) -> None:
         """An event of the collector's own, from any thread; never raises ``OSError``."""

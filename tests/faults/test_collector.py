@@ -189,13 +189,13 @@ def test_answers_come_after_the_sync(stand: Stand, monkeypatch: pytest.MonkeyPat
 
 def test_batches_behind_the_end_of_a_run(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a child says while the run is closed opens it again: acked is what documents know."""
-    writes = Publisher._write
+    writes = Publisher._write_manifest
 
-    def slowly(self: Publisher, *arguments: Any) -> None:
-        writes(self, *arguments)
+    def slowly(self: Publisher, *, closed: bool) -> None:
+        writes(self, closed=closed)
         time.sleep(0.05)  # what comes now is behind the documents
 
-    monkeypatch.setattr(Publisher, "_write", slowly)
+    monkeypatch.setattr(Publisher, "_write_manifest", slowly)
     stand.say(stand.hello(), stand.hello(CHILD))
     stand.batch(0, stand.started(), _tag(1))
     stand.batch(0, stand.started(parent=RANK), producer=CHILD)
@@ -277,7 +277,7 @@ def test_no_room_to_open_a_run(stand: Stand, monkeypatch: pytest.MonkeyPatch) ->
     """A disk that is full when a run comes refuses it for now; once there is room it is taken."""
     append = EventLog.append
 
-    def full(*_: Any) -> int:
+    def full(*_: Any, **__: Any) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(EventLog, "append", full)
@@ -292,17 +292,16 @@ def test_no_room_to_open_a_run(stand: Stand, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_full_disk_at_the_end(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     """Documents that cannot be written are tried again, and the log does not grow by it."""
-    writes = Publisher._write
+    writes = Publisher._write_manifest
     tried: list[int] = []
 
-    def full(self: Publisher, *arguments: Any) -> None:
+    def full(self: Publisher, *, closed: bool) -> None:
         tried.append(self.log.frames)
         if len(tried) < 3:
             raise OSError(28, "No space left on device")
-        writes(self, *arguments)
+        writes(self, closed=closed)
 
-    monkeypatch.setattr(Publisher, "_write", full)
-    monkeypatch.setattr(collector.time, "sleep", lambda _: None)
+    monkeypatch.setattr(Publisher, "_write_manifest", full)
     stand.say(stand.hello())
     stand.batch(0, stand.started(), ev.Ended(START + 9, "finished"))
     stand.until(lambda: len(tried) >= 3 and stand.over())
@@ -417,14 +416,14 @@ def test_killed_between_storing_and_saying_so(
     log.append(RANK, 0, 2, msgspec.msgpack.encode([made.started(), artifact]))
     log.sync()
     first = Publisher(log, directory)
-    emit = first._emit
+    put = first._decisions.put
 
     def killed(event: ev.CollectorEvent) -> int:
         if isinstance(event, ev.Stored):
             raise KeyboardInterrupt
-        return emit(event)
+        return put(event)
 
-    monkeypatch.setattr(first, "_emit", killed)
+    monkeypatch.setattr(first._decisions, "put", killed)
     deadline = time.monotonic() + 30.0
 
     def live() -> None:
