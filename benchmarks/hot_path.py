@@ -175,7 +175,7 @@ def measure(collector: bool, blocks: int) -> list[tuple[str, dict[str, float]]]:
     two = together(run, instance, FORMS["context, step"], blocks)
     found.append(("run.log_metric, two threads", two))
     # Millions of points without a step are of no interest to anybody: leave no journal behind.
-    run._sender.let_go()
+    run._sender.part()
     run._sender.join(5.0)
     run._journal.close(remove=True)
     return found

@@ -138,6 +138,9 @@ class _Parting:
             except OSError as error:
                 self.why = str(error)
         run._journal.close(remove=self.copied is not False)
+        if self.copied is None and run._sender.closed is not None:
+            # The collector sees to the rest, and may be on another host.
+            spool.forget(run._places, run.id, {run._journal.who.producer})
 
     def _copy(self, producer: bytes) -> None:
         run = self.run
