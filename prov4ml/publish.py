@@ -23,8 +23,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from prov4ml import (
     delivery,
     documents,
@@ -70,11 +68,7 @@ def check_kept(directory: Path) -> None:
     """
     if (directory / "events").is_dir():
         return
-    try:
-        closed = msgspec.json.decode((directory / "run.json").read_bytes()).get("closed")
-    except (OSError, AttributeError, msgspec.DecodeError):
-        return
-    if closed is not None:
+    if documents.read_manifest(directory).get("closed") is not None:
         raise UsageError("the run is over and keeps no events (keep_events = false)")
 
 

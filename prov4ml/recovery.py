@@ -106,7 +106,7 @@ def _look(places: list[Path], run: str) -> _Left:
         if started is not None and os.path.isabs(started.directory):
             left.started = started
             # One that lives and has no segments has ended its run.
-            if not process.alive(started.pid, started.pid_start, started.boot_id):
+            if not salvage.lives(started):
                 left.pids[producer] = started.pid
         elif who is not None and not who.parent:
             left.pids[producer] = who.pid
@@ -148,7 +148,6 @@ def collect(directory: Path, places: list[Path]) -> wire.Closed:
         taken = salvage.append_undelivered(log, directory)
         taken.add(salvage.append_journals(log, places, run, remove=False))
         if taken.events or not publisher.settled:
-            log.sync()
             publisher.follow()
             _bury(publisher, taken)
             closed = publisher.close(hurry=False)
@@ -184,7 +183,7 @@ def _living(publisher: Publisher) -> Iterator[Producer]:
         s = p.started
         if s is None or p.ended is not None or p.id in publisher.state.ends:
             continue
-        if s.host == process.hostname() and process.alive(s.pid, s.pid_start, s.boot_id):
+        if s.host == process.hostname() and salvage.lives(s):
             yield p
 
 
@@ -202,7 +201,7 @@ def _bury(publisher: Publisher, taken: salvage.Taken) -> None:
         if s is None or p.ended is not None or p.id in publisher.state.ends:
             continue
         here = s.host == process.hostname()
-        if here and process.alive(s.pid, s.pid_start, s.boot_id):
+        if here and salvage.lives(s):
             continue  # a child that outlives its parent is no reason to wait
         status = "died" if here else "unreachable"
         sent = (taken.damaged[p.id].claimed or None) if p.id in taken.damaged else None

@@ -89,7 +89,7 @@ def append_journals(log: EventLog, places: list[Path], run: str, *, remove: bool
             continue  # its segments may be many, and need not be read to know that
         found = look(paths)
         first = introduced(places, run, producer, found)
-        if who is None and (first is None or _writes(first)):
+        if who is None and (first is None or lives(first)):
             continue
         with log.turn:
             if first is not None and not first.parent and not log.next.get(producer):
@@ -161,7 +161,7 @@ def owner(paths: list[Path]) -> seg.Identity | None:
     return None
 
 
-def lives(who: seg.Identity) -> bool:
+def lives(who: seg.Identity | ev.Started) -> bool:
     """Whether the process that writes a journal is alive on this host."""
     return process.alive(who.pid, who.pid_start, who.boot_id)
 
@@ -178,10 +178,6 @@ def introduced(places: list[Path], run: str, producer: bytes, found: Found) -> e
             if isinstance(event, ev.Started):
                 return event
     return None
-
-
-def _writes(first: ev.Started) -> bool:
-    return process.alive(first.pid, first.pid_start, first.boot_id)
 
 
 def sweep(places: list[Path], run: str) -> None:
